@@ -1,0 +1,21 @@
+"""Formats: pure functions between bytes and arrays. No input or output, no state, nothing of the package but this room.
+
+Arrays are indexed (z, y, x). Wire formats speak of x, y, z, little-endian; every function says which it takes.
+Bytes that don't follow their format raise `errors.FormatError` and nothing else.
+
+==========================  ====================================================================================
+`label_blocks`              DVID's compressed label block: encode, decode, count, relabel, down-sample
+`block_stream`              streams of blocks with coordinates (``blocks``, ``specificblocks``, ingest)
+`compression`               bounded gzip, LZ4 block, Snappy, zstd; DVID's value header
+`rles`                      sparse volumes as runs along x, from and to blocks, masks and bytes
+`binary_blocks`             sparse volumes as blocks of bits
+`coarse`                    sparse volumes at block resolution
+`coordinates`               packed block coordinates, Morton keys, DVID's block keys
+`label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
+`dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
+`compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
+`images`                    2-d images: PNG, JPEG, TIFF, BMP, pseudocolour, resizing
+==========================  ====================================================================================
+
+Nothing is imported here: import the module you need (the compiled ones take a moment to load).
+"""
