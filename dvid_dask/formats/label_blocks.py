@@ -23,11 +23,12 @@ expand voxels to 64 bits.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 import threading
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -58,6 +59,7 @@ __all__ = [
     "normalize",
     "remap_array",
     "replace_labels",
+    "scratch_for",
     "solid_block",
 ]
 
@@ -75,7 +77,11 @@ _REASONS = {
     kernels.BAD_VALUE: "has a voxel that points past the labels of its sub-block",
 }
 
+_KEEP = 1 << 21  # voxels (16 MiB) of scratch a thread keeps
+
 _local = threading.local()
+
+_Parsed: TypeAlias = "tuple[NDArray[np.uint8], tuple[int, int, int], int]"
 
 
 def _raise(result: int) -> None:
@@ -83,7 +89,7 @@ def _raise(result: int) -> None:
         raise FormatError(f"label block {_REASONS[result]}")
 
 
-def _parse(block: Buffer) -> tuple[NDArray[np.uint8], tuple[int, int, int], int]:
+def _parse(block: Buffer) -> _Parsed:
     """Bytes, (gz, gy, gx) and N after the checks that need no look at the sub-blocks."""
     buf = as_uint8(block)
     if buf.size < 24:
@@ -114,11 +120,13 @@ def _voxel_shape(grid: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _allocate(shape: Sequence[int], dtype: Any, max_voxels: int) -> NDArray[Any]:
-    if shape[0] * shape[1] * shape[2] > max_voxels:
-        raise FormatError(
-            f"label block of {tuple(shape)} voxels (z, y, x) is larger than the limit of {max_voxels} voxels"
-        )
+    _check_size(shape, max_voxels)
     return np.empty(shape, dtype)
+
+
+def _check_size(shape: Sequence[int], max_voxels: int) -> None:
+    if shape[0] * shape[1] * shape[2] > max_voxels:
+        raise FormatError(f"label block of {tuple(shape)} voxels (z, y, x): the limit is {max_voxels} voxels in all")
 
 
 def _check_uint64(volume: NDArray[np.uint64]) -> None:
@@ -163,15 +171,44 @@ def _readable(volume: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int, int]
     return _flat(volume, writeable=False)
 
 
-def _scratch(shape: tuple[int, int, int]) -> NDArray[np.uint64]:
-    """A dense array of this thread, good until its next use: fresh memory costs more in page faults than the work."""
+@contextlib.contextmanager
+def _scratch(shape: Sequence[int]) -> Iterator[NDArray[np.uint64]]:
+    """A dense array for a moment: fresh memory costs more in page faults than the work on it, so a thread keeps one.
+
+    Taken out while in use, so that a nested use gets its own.
+    """
     size = shape[0] * shape[1] * shape[2]
-    if size > MAX_VOXELS:
-        return np.empty(shape, np.uint64)
     held: NDArray[np.uint64] | None = getattr(_local, "dense", None)
+    _local.dense = None
     if held is None or held.size < size:
-        held = _local.dense = np.empty(size, np.uint64)
-    return held[:size].reshape(shape)
+        held = np.empty(size, np.uint64)
+    try:
+        yield held[:size].reshape(shape)
+    finally:
+        if held.size <= _KEEP:
+            _local.dense = held
+
+
+@contextlib.contextmanager
+def scratch_for(block: Buffer, *, max_voxels: int = MAX_VOXELS) -> Iterator[NDArray[np.uint64]]:
+    """A uint64 array of the block's shape to decode into, lent until the end of the ``with``.
+
+    Raises
+    ------
+    FormatError
+        If the block claims more than `max_voxels`.
+
+    Examples
+    --------
+    >>> block = solid_block(1, (16, 16, 16))
+    >>> with scratch_for(block) as voxels:
+    ...     int(decode_block(block, voxels).sum())
+    4096
+    """
+    shape = block_shape(block)
+    _check_size(shape, max_voxels)
+    with _scratch(shape) as voxels:
+        yield voxels
 
 
 def _grid_of(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
@@ -661,13 +698,11 @@ def normalize(block: Buffer, *, max_voxels: int = MAX_VOXELS) -> bytes:
     >>> normalize(merged) == solid_block(5, (16, 16, 16))
     True
     """
-    buf, grid, n = _parse(block)
+    buf, _, n = _parse(block)
     if n == 1:
         return bytes(buf[:24])
-    shape = _voxel_shape(grid)
-    if shape[0] * shape[1] * shape[2] > max_voxels:
-        raise FormatError(f"label block of {shape} voxels (z, y, x) is larger than the limit of {max_voxels} voxels")
-    return encode_block(decode_block(block, _scratch(shape)))
+    with scratch_for(block, max_voxels=max_voxels) as voxels:
+        return encode_block(decode_block(block, voxels))
 
 
 def downsample(octants: Sequence[Buffer | None], old: Buffer | None, shape_zyx: Sequence[int]) -> bytes:
@@ -720,25 +755,29 @@ def downsample(octants: Sequence[Buffer | None], old: Buffer | None, shape_zyx: 
     if len(solid) == 1 and None not in solid:
         return solid_block(solid.pop() or 0, shape)
 
-    dense = _scratch(shape)
-    if None in parsed:
-        if old is None:
-            dense[...] = 0
-        else:
-            decode_block(old, dense)
+    with _scratch(shape) as dense:
+        if None in parsed:
+            if old is None:
+                dense[...] = 0
+            else:
+                decode_block(old, dense)
+        for i, given in enumerate(parsed):
+            if given is not None:
+                _downsample_octant(given, i, dense)
+        return encode_block(dense)
+
+
+def _downsample_octant(octant: _Parsed, i: int, dense: NDArray[np.uint64]) -> None:
+    """Write an octant at half size into its corner of the coarse block."""
+    buf, grid, n = octant
+    table = _table(buf, n)
     flat, sz, sy = _flat(dense, writeable=True)
-    hz, hy, hx = (n // 2 for n in shape)
-    for i, given in enumerate(parsed):
-        if given is None:
-            continue
-        buf, _, n = given
-        corner = (i >> 2) * hz * sz + ((i >> 1) & 1) * hy * sy + (i & 1) * hx
-        table = _table(buf, n)
-        if n == 1:
-            kernels.fill_box(flat, corner, sz, sy, hz, hy, hx, table[0])
-        else:
-            _raise(kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
-    return encode_block(dense)
+    hz, hy, hx = (length // 2 for length in dense.shape)
+    corner = (i >> 2) * hz * sz + ((i >> 1) & 1) * hy * sy + (i & 1) * hx
+    if n == 1:
+        kernels.fill_box(flat, corner, sz, sy, hz, hy, hx, table[0])
+    else:
+        _raise(kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
 
 
 def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
