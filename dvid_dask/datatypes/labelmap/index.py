@@ -1,0 +1,625 @@
+"""The label index: for every body its blocks, supervoxels and voxel counts, in pages.
+
+A small body is one value: a header and all its rows. A body of more than `SMALL` rows has
+
+* a header (sums, who changed it last),
+* a page per region of 16 x 16 x 16 blocks with the rows of that region,
+* a table of its supervoxels in hash buckets: voxels of each, and a box of the regions it occurs in.
+
+So an edit reads and writes the pages of the blocks it changes, the buckets of the supervoxels it changes and
+the header, however large the body is. Buckets grow by linear hashing, one split at a time.
+
+An update *sets* counts, it doesn't add to them: repeating it changes nothing.
+
+The header is rewritten with every edit: pages are found by a scan of their prefix, and scans inside a
+transaction aren't validated at commit, reads of the header are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.columns import pack, pack_groups, unpack
+from dvid_dask.datatypes.labelmap.errors import DamagedData
+from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, overlay
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from dvid_dask.datatypes.base import Space, TxSpace
+
+__all__ = ["Box", "Header", "Index", "Stamp", "Supervoxels", "write_new_bodies"]
+
+T = TypeVar("T")
+
+SMALL = 512
+"""Most rows that live in the body's record itself."""
+
+SHRINK = 128
+"""A paged body with fewer rows becomes small again."""
+
+BUCKET = 128
+"""Supervoxels per bucket, on average."""
+
+_BATCH = 256  # pages read at a time
+_BOX_LIMIT = 4096  # regions of a supervoxel's box that are looked up one by one
+
+_FIXED = struct.Struct("<BQQQQIQHHH")
+_VERSION = 1
+
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""Inclusive block coordinates (z, y, x), first and last."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Who changed a body last."""
+
+    mutation: int = 0
+    time: str = ""
+    user: str = ""
+    app: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Sums of a body's index."""
+
+    voxels: int = 0
+    blocks: int = 0
+    rows: int = 0
+    supervoxels: int = 0
+    buckets: int = 0  # 0: the rows are in the record
+    stamp: Stamp = Stamp()
+
+    @property
+    def paged(self) -> bool:
+        """Whether the rows are in pages."""
+        return self.buckets > 0
+
+    def encode(self) -> bytes:
+        """The header's bytes; rows of a small body follow."""
+        texts = [t.encode()[:0xFFFF] for t in (self.stamp.time, self.stamp.user, self.stamp.app)]
+        return _FIXED.pack(
+            _VERSION,
+            self.voxels,
+            self.blocks,
+            self.rows,
+            self.supervoxels,
+            self.buckets,
+            self.stamp.mutation,
+            *(len(t) for t in texts),
+        ) + b"".join(texts)
+
+    @classmethod
+    def decode(cls, value: bytes) -> tuple[Header, int]:
+        """The header and where it ends."""
+        if len(value) < _FIXED.size or value[0] != _VERSION:
+            raise DamagedData(f"a body's index record of version {value[:1].hex() or 'nothing'}, expected {_VERSION}")
+        _, voxels, blocks, rows, svs, buckets, mutation, *lengths = _FIXED.unpack_from(value)
+        texts, at = [], _FIXED.size
+        for n in lengths:
+            texts.append(value[at : at + n].decode(errors="replace"))
+            at += n
+        return cls(voxels, blocks, rows, svs, buckets, Stamp(mutation, *texts)), at
+
+
+@dataclass(frozen=True)
+class Supervoxels:
+    """Supervoxels of a body, ascending, and their voxels."""
+
+    id: NDArray[np.uint64]
+    voxels: NDArray[np.uint64]
+
+
+# ------------------------------------------------------------------ pieces of stored tables
+
+
+def _rows_of_page(value: bytes) -> Rows:
+    return Rows.from_table(unpack(value, COLUMNS))
+
+
+def _sums_by_supervoxel(rows: Rows) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    svs, where = np.unique(rows.supervoxel, return_inverse=True)
+    sums = np.zeros(len(svs), np.int64)
+    np.add.at(sums, where, rows.count.astype(np.int64))
+    return svs, sums
+
+
+def _header_of(rows: Rows, stamp: Stamp) -> Header:
+    """The header of a small body with these sorted rows."""
+    return Header(rows.voxels, len(distinct_blocks(rows)), len(rows), len(np.unique(rows.supervoxel)), 0, stamp)
+
+
+def _hash(svs: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        h = (svs ^ (svs >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    return h ^ (h >> np.uint64(29))
+
+
+def _bucket_of(svs: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
+    """Linear hashing: with 2^k < n <= 2^(k+1) buckets, those below n - 2^k have been split."""
+    wide = np.uint64((1 << (buckets - 1).bit_length()) - 1)
+    h = _hash(svs)
+    at = (h & wide).astype(np.int64)
+    return np.where(at < buckets, at, (h & (wide >> np.uint64(1))).astype(np.int64))
+
+
+@dataclass
+class _Bucket:
+    """Rows of the supervoxel table: ascending ids, voxels, and the region box of each as (n, 6) z, y, x, z, y, x."""
+
+    id: NDArray[np.uint64]
+    voxels: NDArray[np.int64]
+    box: NDArray[np.int64]
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> _Bucket:
+        if value is None:
+            return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty((0, 6), np.int64))
+        table = unpack(value, 8)
+        box = table[2:].astype(np.int64) - (1 << 31)
+        return cls(table[0], table[1].astype(np.int64), np.ascontiguousarray(box.T))
+
+    def encode(self) -> bytes:
+        shifted = (self.box.T + (1 << 31)).astype(np.uint64)
+        return pack([self.id, self.voxels.astype(np.uint64), *shifted])
+
+    def __getitem__(self, choice: NDArray[np.bool_] | NDArray[np.int64]) -> _Bucket:
+        return _Bucket(self.id[choice], self.voxels[choice], self.box[choice])
+
+    @classmethod
+    def join(cls, parts: Sequence[_Bucket]) -> _Bucket:
+        """One row per id: voxels added, boxes united; ids without voxels are gone."""
+        ids = np.concatenate([p.id for p in parts])
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        first = np.ones(len(ids), np.bool_)
+        first[1:] = ids[1:] != ids[:-1]
+        starts = np.flatnonzero(first)
+        if not len(starts):
+            return cls.decode(None)
+        voxels = np.add.reduceat(np.concatenate([p.voxels for p in parts])[order], starts)
+        box = np.concatenate([p.box for p in parts])[order]
+        box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
+        return cls(ids[starts], voxels, box)[voxels > 0]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+_NO_BOX = np.array([1 << 30] * 3 + [-(1 << 30)] * 3, np.int64)
+
+
+def _bucket_changes(before: Rows, after: Rows, region: tuple[int, int, int]) -> _Bucket:
+    """What turning the rows of a region from `before` to `after` adds to the supervoxel table."""
+    old_ids, old = _sums_by_supervoxel(before)
+    new_ids, new = _sums_by_supervoxel(after)
+    here = np.tile(np.array(region * 2, np.int64), (len(new_ids), 1))
+    gone = np.tile(_NO_BOX, (len(old_ids), 1))
+    ids = np.concatenate([new_ids, old_ids])
+    voxels, box = np.concatenate([new, -old]), np.concatenate([here, gone])
+    order = np.argsort(ids, kind="stable")
+    ids, voxels, box = ids[order], voxels[order], box[order]
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+    if not len(starts):
+        return _Bucket.decode(None)
+    box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
+    return _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
+
+
+def _by_region(rows: Rows) -> Iterator[tuple[tuple[int, int, int], Rows]]:
+    """The rows of each region, in zyx order of regions."""
+    regions = rows.block_zyx >> 4
+    order = np.lexsort(regions.T[::-1])
+    regions, rows = regions[order], rows[order]
+    if not len(rows):
+        return
+    starts = np.flatnonzero(np.r_[True, (regions[1:] != regions[:-1]).any(axis=1)])
+    for a, b in zip(starts, [*starts[1:], len(rows)], strict=True):
+        z, y, x = regions[a].tolist()
+        yield (z, y, x), rows[a:b]
+
+
+def _in_box(rows: Rows, box: Box | None) -> Rows:
+    if box is None or not len(rows):
+        return rows
+    low, high = np.array(box[0]), np.array(box[1])
+    return rows[((rows.block_zyx >= low) & (rows.block_zyx <= high)).all(axis=1)]
+
+
+def _clip_regions(regions: NDArray[np.int32], box: Box | None) -> NDArray[np.int32]:
+    if box is None or not len(regions):
+        return regions
+    low, high = np.array(box[0]) >> 4, np.array(box[1]) >> 4
+    chosen: NDArray[np.int32] = regions[((regions >= low) & (regions <= high)).all(axis=1)]
+    return chosen
+
+
+# ------------------------------------------------------------------ read
+
+
+class Index:
+    """The label index in one state of the instance's key space. Bodies that don't exist have no rows.
+
+    Parameters
+    ----------
+    space
+        A pinned view for reading, or the space of a transaction for `update` and the like.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def header(self, body: int) -> Header | None:
+        """Sums of a body, or None if it has no index."""
+        return self.headers([body])[0]
+
+    def headers(self, bodies: Iterable[int]) -> list[Header | None]:
+        """`header` of many bodies in one read."""
+        values = self._space.get_many([keys.body(b) for b in bodies])
+        return [None if v is None else Header.decode(v)[0] for v in values]
+
+    def _record(self, body: int) -> tuple[Header, Rows] | None:
+        """Header and, for a small body, its rows."""
+        value = self._space.get(keys.body(body))
+        if value is None:
+            return None
+        header, end = Header.decode(value)
+        return header, Rows.empty() if header.paged else _rows_of_page(value[end:])
+
+    def rows(self, body: int, box: Box | None = None) -> Rows:
+        """All rows of a body, sorted by block (z, y, x) and supervoxel. For bodies of any size use `layers`."""
+        return Rows.concatenate(list(self.layers(body, box)))
+
+    def layers(self, body: int, box: Box | None = None, thickness: int = 16) -> Iterator[Rows]:
+        """The rows in slabs of blocks, ascending in z: sorted in each slab, and so altogether.
+
+        Parameters
+        ----------
+        body
+            Its id.
+        box
+            Only blocks in this box, if given.
+        thickness
+            Blocks in z of a slab of a paged body: a multiple of 16. Slabs start at multiples of it.
+        """
+        record = self._record(body)
+        if record is None:
+            return
+        header, rows = record
+        if not header.paged:
+            yield _in_box(rows, box)
+            return
+        regions = _clip_regions(self.regions(body), box)
+        slab = regions[:, 0] // (thickness // 16)
+        for level in np.unique(slab).tolist():
+            parts = [_in_box(p, box) for p in self._pages(body, regions[slab == level])]
+            yield Rows.concatenate(parts).sorted()
+
+    def regions(self, body: int) -> NDArray[np.int32]:
+        """int32 (n, 3): regions (z, y, x) of 16 x 16 x 16 blocks in which a paged body has a page."""
+        return keys.regions_of(list(self._space.keys(keys.pages(body))))
+
+    def _pages(self, body: int, regions: NDArray[np.int32]) -> Iterator[Rows]:
+        page_keys = keys.page_keys(body, regions)
+        for batch in _batches(page_keys):
+            for value in self._space.get_many(batch):
+                if value is not None:
+                    yield _rows_of_page(value)
+
+    def scan_rows(self, body: int) -> Iterator[Rows]:
+        """The rows page by page, in no particular order of pages."""
+        record = self._record(body)
+        if record is None:
+            return
+        if not record[0].paged:
+            yield record[1]
+            return
+        yield from self._pages(body, self.regions(body))
+
+    def supervoxels(self, body: int) -> Supervoxels | None:
+        """All supervoxels of a body, ascending, with their voxels; None if the body has no index."""
+        record = self._record(body)
+        if record is None:
+            return None
+        header, rows = record
+        if not header.paged:
+            svs, sums = _sums_by_supervoxel(rows)
+            return Supervoxels(svs, sums.astype(np.uint64))
+        tables = [_Bucket.decode(v) for _, v in self._space.scan(keys.buckets(body))]
+        ids = np.concatenate([t.id for t in tables])
+        order = np.argsort(ids)
+        return Supervoxels(ids[order], np.concatenate([t.voxels for t in tables])[order].astype(np.uint64))
+
+    def voxels_of(self, body: int, supervoxels: ArrayLike) -> NDArray[np.uint64]:
+        """Voxels of each given supervoxel in the body; 0 for those it doesn't have."""
+        wanted = np.asarray(supervoxels, np.uint64).reshape(-1)
+        found = self._lookup(body, wanted)
+        at = np.searchsorted(found.id, wanted)
+        hit = np.zeros(len(wanted), np.bool_)
+        inside = at < len(found)
+        hit[inside] = found.id[at[inside]] == wanted[inside]
+        out = np.zeros(len(wanted), np.uint64)
+        out[hit] = found.voxels[at[hit]].astype(np.uint64)
+        return out
+
+    def _lookup(self, body: int, wanted: NDArray[np.uint64]) -> _Bucket:
+        """Rows of the supervoxel table for those of the wanted that the body has, ascending."""
+        record = self._record(body)
+        if record is None:
+            return _Bucket.decode(None)
+        header, rows = record
+        if not header.paged:
+            svs, sums = _sums_by_supervoxel(rows)
+            keep = np.isin(svs, wanted)
+            return _Bucket(svs[keep], sums[keep], np.tile(_NO_BOX, (int(keep.sum()), 1)))
+        numbers = np.unique(_bucket_of(wanted, header.buckets)).tolist()
+        values = self._space.get_many([keys.bucket(body, n) for n in numbers])
+        table = _Bucket.join([_Bucket.decode(v) for v in values]) if values else _Bucket.decode(None)
+        return table[np.isin(table.id, wanted)]
+
+    def rows_of(self, body: int, supervoxels: ArrayLike) -> Rows:
+        """The sorted rows of some supervoxels of a body; of a paged body only their regions are read."""
+        return Rows.concatenate(list(self.scan_rows_of(body, supervoxels))).sorted()
+
+    def scan_rows_of(self, body: int, supervoxels: ArrayLike) -> Iterator[Rows]:
+        """`rows_of` page by page."""
+        wanted = np.unique(np.asarray(supervoxels, np.uint64))
+        record = self._record(body)
+        if record is None:
+            return
+        header, rows = record
+        if not header.paged:
+            yield rows[np.isin(rows.supervoxel, wanted)]
+            return
+        for page in self._pages(body, self._regions_of(body, self._lookup(body, wanted).box)):
+            chosen = np.isin(page.supervoxel, wanted)
+            if chosen.any():
+                yield page[chosen]
+
+    def _regions_of(self, body: int, boxes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Regions that may have rows of supervoxels with these region boxes."""
+        if not len(boxes):
+            return np.empty((0, 3), np.int32)
+        if int((boxes[:, 3:] - boxes[:, :3] + 1).prod(axis=1).sum()) <= _BOX_LIMIT:
+            grids = [np.indices(b[3:] - b[:3] + 1).reshape(3, -1).T + b[:3] for b in np.unique(boxes, axis=0)]
+            return np.unique(np.concatenate(grids), axis=0).astype(np.int32)
+        regions = self.regions(body)
+        inside = np.zeros(len(regions), np.bool_)
+        for b in np.unique(boxes, axis=0):
+            inside |= ((regions >= b[:3]) & (regions <= b[3:])).all(axis=1)
+        return regions[inside]
+
+    def extent(self, body: int) -> Box | None:
+        """First and last block (z, y, x) of a body in each dimension, from the pages at its faces only."""
+        record = self._record(body)
+        if record is None:
+            return None
+        header, rows = record
+        if header.paged:
+            regions = self.regions(body)
+            face = (regions == regions.min(axis=0)) | (regions == regions.max(axis=0))
+            rows = Rows.concatenate(list(self._pages(body, regions[face.any(axis=1)])))
+        if not len(rows):
+            return None
+        (az, ay, ax), (bz, by, bx) = rows.block_zyx.min(axis=0).tolist(), rows.block_zyx.max(axis=0).tolist()
+        return (az, ay, ax), (bz, by, bx)
+
+    def bodies(self, start: int = 0, stop: int | None = None) -> Iterator[int]:
+        """Ids of all bodies with an index in [start, stop), ascending."""
+        last = None if stop is None else keys.body(stop)
+        for key in self._space.keys(keys.BODY, start=keys.body(start), stop=last):
+            yield keys.body_of(key)
+
+    def scan(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Header]]:
+        """`bodies` with their headers."""
+        last = None if stop is None else keys.body(stop)
+        for key, value in self._space.scan(keys.BODY, start=keys.body(start), stop=last):
+            yield keys.body_of(key), Header.decode(value)[0]
+
+    # -------------------------------------------------------------- write
+
+    @property
+    def _tx(self) -> TxSpace:
+        space = self._space
+        if not hasattr(space, "put"):
+            raise TypeError("this label index is open for reading; changes need the space of a transaction")
+        return space  # type: ignore[return-value]
+
+    def update(self, body: int, changes: Rows, *, stamp: Stamp | None = None, surface: int | None = None) -> Header:
+        """Set counts of (block, supervoxel) pairs of a body; a count of 0 removes the pair.
+
+        Parameters
+        ----------
+        body
+            Its id; it comes to be if it had no index and is deleted when its last row goes.
+        changes
+            The pairs, any order.
+        stamp
+            Who changed the body; unchanged if not given.
+        surface
+            Mutation id to mark all blocks named in `changes` with.
+
+        Returns
+        -------
+        Header
+            The sums after the change.
+        """
+        record = self._record(body)
+        header, rows = record if record is not None else (Header(), Rows.empty())
+        stamp = header.stamp if stamp is None else stamp
+        if header.paged:
+            return self._update_pages(body, header, changes, stamp, surface)
+        rows = overlay(rows, changes, surface)
+        if len(rows) > SMALL:
+            return self._update_pages(body, replace(Header(), buckets=1), rows, stamp, None)
+        if not len(rows):
+            self._tx.delete(keys.body(body))
+            return Header(stamp=stamp)
+        header = _header_of(rows, stamp)
+        self._tx.put(keys.body(body), header.encode() + pack(list(rows.table())))
+        return header
+
+    def _update_pages(self, body: int, header: Header, changes: Rows, stamp: Stamp, surface: int | None) -> Header:
+        tx = self._tx
+        voxels, blocks, count = header.voxels, header.blocks, header.rows
+        table_changes: list[_Bucket] = []
+        for batch in _batches(_by_region(changes)):
+            regions = np.array([r for r, _ in batch], np.int32)
+            page_keys = keys.page_keys(body, regions)
+            for (region, part), key, value in zip(batch, page_keys, tx.get_many(page_keys), strict=True):
+                before = Rows.empty() if value is None else _rows_of_page(value)
+                after = overlay(before, part, surface)
+                voxels += after.voxels - before.voxels
+                blocks += len(distinct_blocks(after)) - len(distinct_blocks(before))
+                count += len(after) - len(before)
+                table_changes.append(_bucket_changes(before, after, region))
+                if len(after):
+                    tx.put(key, pack(list(after.table())))
+                elif value is not None:
+                    tx.delete(key)
+        svs, buckets = self._update_buckets(body, header, table_changes)
+        header = Header(voxels, blocks, count, svs, buckets, stamp)
+        if not count:
+            tx.delete(keys.body(body))
+            return Header(stamp=stamp)
+        tx.put(keys.body(body), header.encode())
+        return self._shrink(body, header) if count < SHRINK else header
+
+    def _update_buckets(self, body: int, header: Header, parts: list[_Bucket]) -> tuple[int, int]:
+        """Apply changes of the supervoxel table; returns (supervoxels, buckets)."""
+        tx, svs, buckets = self._tx, header.supervoxels, header.buckets
+        changes = _joined_changes(parts)
+        numbers = _bucket_of(changes.id, buckets)
+        touched = np.unique(numbers).tolist()
+        for batch in _batches(touched):
+            bucket_keys = [keys.bucket(body, n) for n in batch]
+            for n, key, value in zip(batch, bucket_keys, tx.get_many(bucket_keys), strict=True):
+                before = _Bucket.decode(value)
+                after = _Bucket.join([before, changes[numbers == n]])
+                svs += len(after) - len(before)
+                self._put_bucket(key, after, value is not None)
+        while svs > buckets * BUCKET:
+            buckets = self._split_bucket(body, buckets)
+        return svs, buckets
+
+    def _put_bucket(self, key: bytes, table: _Bucket, existed: bool) -> None:
+        if len(table):
+            self._tx.put(key, table.encode())
+        elif existed:
+            self._tx.delete(key)
+
+    def _split_bucket(self, body: int, buckets: int) -> int:
+        """Add one bucket; its rows come from the one that linear hashing splits next."""
+        source = buckets - (1 << (buckets.bit_length() - 1))
+        key = keys.bucket(body, source)
+        value = self._tx.get(key)
+        table = _Bucket.decode(value)
+        moves = _bucket_of(table.id, buckets + 1) == buckets
+        self._put_bucket(key, table[~moves], value is not None)
+        self._put_bucket(keys.bucket(body, buckets), table[moves], False)
+        return buckets + 1
+
+    def _shrink(self, body: int, header: Header) -> Header:
+        rows = Rows.concatenate(list(self._pages(body, self.regions(body)))).sorted()
+        self._tx.delete_prefix(keys.pages(body))
+        self._tx.delete_prefix(keys.buckets(body))
+        header = replace(header, buckets=0)
+        self._tx.put(keys.body(body), header.encode() + pack(list(rows.table())))
+        return header
+
+    def stamp(self, body: int, stamp: Stamp) -> None:
+        """Note who changed a body, without changing its rows."""
+        value = self._space.get(keys.body(body))
+        if value is not None:
+            header, end = Header.decode(value)
+            self._tx.put(keys.body(body), replace(header, stamp=stamp).encode() + value[end:])
+
+    def delete(self, body: int) -> None:
+        """Remove a body's index."""
+        header = self.header(body)
+        if header is None:
+            return
+        self._tx.delete(keys.body(body))
+        if header.paged:
+            self._tx.delete_prefix(keys.pages(body))
+            self._tx.delete_prefix(keys.buckets(body))
+
+    def replace(self, body: int, rows: Rows, stamp: Stamp) -> None:
+        """Set a body's index as a whole; no rows delete it."""
+        self.delete(body)
+        if len(rows):
+            self.update(body, rows, stamp=stamp)
+
+    def move(self, source: int, target: int, *, stamp: Stamp, surface: int | None) -> None:
+        """Add all rows of a body to another and delete its index; page by page."""
+        record = self._record(source)
+        if record is None:
+            return
+        parts = self.scan_rows(source)
+        for batch in _batches(parts):
+            self.update(target, Rows.concatenate(list(batch)), stamp=stamp, surface=surface)
+        self.delete(source)
+
+
+def _joined_changes(parts: list[_Bucket]) -> _Bucket:
+    """Changes of several regions as one row per supervoxel; unlike `_Bucket.join` keeps negative sums."""
+    if not parts:
+        return _Bucket.decode(None)
+    ids = np.concatenate([p.id for p in parts])
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+    if not len(starts):
+        return _Bucket.decode(None)
+    voxels = np.add.reduceat(np.concatenate([p.voxels for p in parts])[order], starts)
+    box = np.concatenate([p.box for p in parts])[order]
+    box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
+    return _Bucket(ids[starts], voxels, box)
+
+
+def _batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:
+    it = iter(items)
+    while batch := list(itertools.islice(it, size)):
+        yield batch
+
+
+def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows) -> None:
+    """Write the index of bodies that have none yet, many at once.
+
+    Parameters
+    ----------
+    space
+        Space of a transaction.
+    bodies
+        uint64 (n,): the body of each row.
+    rows
+        Counts above 0; each (body, block, supervoxel) once.
+    """
+    order = np.lexsort((rows.supervoxel, *rows.block_zyx.T[::-1], bodies))
+    rows, bodies = rows[order], bodies[order]
+    if not len(rows):
+        return
+    new_body = np.r_[True, bodies[1:] != bodies[:-1]]
+    starts = np.r_[np.flatnonzero(new_body), len(rows)]
+    new_block = new_body | np.r_[True, (rows.block_zyx[1:] != rows.block_zyx[:-1]).any(axis=1)]
+    voxels = np.add.reduceat(rows.count.astype(np.int64), starts[:-1]).tolist()
+    blocks = np.add.reduceat(new_block.astype(np.int64), starts[:-1]).tolist()
+    packed = pack_groups(rows.table(), starts)
+    items = []
+    for i, (a, b) in enumerate(itertools.pairwise(starts.tolist())):
+        body = int(bodies[a])
+        if b - a > SMALL:
+            Index(space).update(body, rows[a:b])
+            continue
+        svs = 1 if b - a == 1 else len(np.unique(rows.supervoxel[a:b]))
+        items.append((keys.body(body), Header(voxels[i], blocks[i], b - a, svs).encode() + packed[i]))
+    space.put_many(items)

@@ -1,0 +1,147 @@
+"""Which body a supervoxel belongs to, in pages of 1024 consecutive ids.
+
+An id without an entry is its own body. An entry of 0 says that the id is retired: a supervoxel that was split, or
+an id that a cleave or renumbering made and that never had voxels. Entries are one step: a value is never looked up
+again. Pages are read when an id of theirs is asked for, so the size of the mapping costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.columns import pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from dvid_dask.datatypes.base import Space, TxSpace
+
+__all__ = ["Mapping", "set_mapping"]
+
+_BITS = np.uint64(keys.MAPPING_BITS)
+
+Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
+_EMPTY: Page = (np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+
+def _decode(value: bytes | None) -> Page:
+    if value is None:
+        return _EMPTY
+    table = unpack(value, 2)
+    return table[0], table[1]
+
+
+class Mapping:
+    """The mapping in one state of the instance's key space; pages read are kept as long as this object.
+
+    Parameters
+    ----------
+    space
+        A pinned view, or the space of a transaction.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._pages: dict[int, Page] = {}
+        self._none: bool | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no id has an entry."""
+        if self._none is None:
+            self._none = next(iter(self._space.keys(keys.MAPPING)), None) is None
+        return self._none
+
+    def entries(self, ids: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        """For each id whether it has an entry, and its value (0 if it has none)."""
+        wanted = np.asarray(ids, np.uint64).reshape(-1)
+        found = np.zeros(len(wanted), np.bool_)
+        values = np.zeros(len(wanted), np.uint64)
+        if not len(wanted) or self.is_empty:
+            return found, values
+        unique, where = np.unique(wanted, return_inverse=True)
+        numbers = unique >> _BITS
+        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
+        self._load(numbers[starts].tolist())
+        hit = np.zeros(len(unique), np.bool_)
+        value = np.zeros(len(unique), np.uint64)
+        for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(unique)], strict=True):
+            have, bodies = self._pages[int(numbers[a])]
+            if not len(have):
+                continue
+            at = np.searchsorted(have, unique[a:b])
+            at[at == len(have)] = 0
+            hit[a:b] = have[at] == unique[a:b]
+            value[a:b] = np.where(hit[a:b], bodies[at], 0)
+        found[:], values[:] = hit[where], value[where]
+        return found, values
+
+    def _load(self, numbers: list[int]) -> None:
+        missing = [n for n in numbers if n not in self._pages]
+        if missing:
+            values = self._space.get_many([keys.mapping(n) for n in missing])
+            self._pages.update((n, _decode(v)) for n, v in zip(missing, values, strict=True))
+
+    def bodies(self, supervoxels: ArrayLike) -> NDArray[np.uint64]:
+        """Body of each supervoxel, by the mapping alone: ids without entry stay, retired ones give 0.
+
+        Returns
+        -------
+        NDArray[uint64]
+            A new array of the input's shape.
+        """
+        ids = np.asarray(supervoxels, np.uint64)
+        if self.is_empty:
+            return ids.copy()
+        found, values = self.entries(ids)
+        return np.where(found, values, ids.reshape(-1)).reshape(ids.shape)
+
+    def body(self, supervoxel: int) -> int:
+        """Body of one supervoxel."""
+        return int(self.bodies([supervoxel])[0])
+
+    def scan(self) -> Iterator[Page]:
+        """All entries in pages (ids ascending, bodies), identities left out."""
+        for _, value in self._space.scan(keys.MAPPING):
+            ids, bodies = _decode(value)
+            told = ids != bodies
+            if told.any():
+                yield ids[told], bodies[told]
+
+
+def set_mapping(space: TxSpace, ids: ArrayLike, bodies: ArrayLike) -> None:
+    """Give ids a body; of an id named twice the last counts. Only the pages of these ids are touched.
+
+    Parameters
+    ----------
+    space
+        Space of a transaction.
+    ids
+        Supervoxels, any order.
+    bodies
+        One per id, or one for all; 0 retires an id.
+    """
+    wanted = np.asarray(ids, np.uint64).reshape(-1)
+    values = np.broadcast_to(np.asarray(bodies, np.uint64), wanted.shape)
+    if not len(wanted):
+        return
+    order = np.argsort(wanted, kind="stable")
+    wanted, values = wanted[order], values[order]
+    numbers = wanted >> _BITS
+    starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]).tolist()
+    page_keys = [keys.mapping(int(numbers[a])) for a in starts]
+    for (a, b), key, old in zip(
+        zip(starts, [*starts[1:], len(wanted)], strict=True), page_keys, space.get_many(page_keys), strict=True
+    ):
+        have, bodies_had = _decode(old)
+        both = np.concatenate([have, wanted[a:b]])
+        both_bodies = np.concatenate([bodies_had, values[a:b]])
+        by_id = np.argsort(both, kind="stable")
+        both, both_bodies = both[by_id], both_bodies[by_id]
+        last = np.r_[both[1:] != both[:-1], True]
+        space.put(key, pack([both[last], both_bodies[last]]))
