@@ -13,6 +13,7 @@ Layout (little-endian)::
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import cramjam
@@ -128,7 +129,7 @@ def pack_groups(table: NDArray[np.uint64], starts: NDArray[np.int64]) -> list[by
     _pack(np.ascontiguousarray(table), starts, out, ends)
     view = out.data
     edges = [0, *ends.tolist()]
-    return [_finish(view[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [_finish(view[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def pack(columns: Sequence[NDArray[np.uint64]]) -> bytes:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dvid_dask.errors import DvidError
+
 __all__ = ["DamagedData"]
 
 
-class DamagedData(RuntimeError):
+class DamagedData(DvidError, RuntimeError):
     """A stored value doesn't decode: the store is damaged or was written by something else. Run `fsck`."""
+
+    status = 500

@@ -57,12 +57,17 @@ class Mapping:
             self._none = next(iter(self._space.keys(keys.MAPPING)), None) is None
         return self._none
 
+    @property
+    def _skip(self) -> bool:
+        """Whether no page needs to be read. A transaction reads them all the same: a commit validates only those."""
+        return not hasattr(self._space, "put") and self.is_empty
+
     def entries(self, ids: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
         """For each id whether it has an entry, and its value (0 if it has none)."""
         wanted = np.asarray(ids, np.uint64).reshape(-1)
         found = np.zeros(len(wanted), np.bool_)
         values = np.zeros(len(wanted), np.uint64)
-        if not len(wanted) or self.is_empty:
+        if not len(wanted) or self._skip:
             return found, values
         unique, where = np.unique(wanted, return_inverse=True)
         numbers = unique >> _BITS
@@ -96,7 +101,7 @@ class Mapping:
             A new array of the input's shape.
         """
         ids = np.asarray(supervoxels, np.uint64)
-        if self.is_empty:
+        if self._skip:
             return ids.copy()
         found, values = self.entries(ids)
         return np.where(found, values, ids.reshape(-1)).reshape(ids.shape)

@@ -18,9 +18,7 @@ from .conftest import DictSpace
 def as_dict(rows: Rows) -> dict:
     return {
         (*block, sv): count
-        for block, sv, count in zip(
-            rows.block_zyx.tolist(), rows.supervoxel.tolist(), rows.count.tolist(), strict=True
-        )
+        for block, sv, count in zip(rows.block_zyx.tolist(), rows.supervoxel.tolist(), rows.count.tolist(), strict=True)
     }
 
 
