@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import cramjam
 import imagecodecs
@@ -49,7 +49,8 @@ _LZ4_RATIO = 255
 _SNAPPY_RATIO = 64
 _DEFLATE_RATIO = 1032
 
-_COMPRESSIONS: tuple[Compression, ...] = ("none", "snappy", "gzip", "lz4", "jpeg")  # by DVID's number
+_NUMBERS: dict[Compression, int] = {"none": 0, "snappy": 1, "gzip": 2, "lz4": 4, "jpeg": 5}
+_COMPRESSIONS = {number: name for name, number in _NUMBERS.items()}
 
 
 def _bounded(name: str, data: Buffer, max_output: int, ratio: int, decompress: Callable[[Any, Any], int]) -> bytes:
@@ -58,7 +59,7 @@ def _bounded(name: str, data: Buffer, max_output: int, ratio: int, decompress: C
         n = decompress(data, room)
     except cramjam.DecompressionError as e:
         raise FormatError(f"{name}: not {max_output} bytes or less of intact data: {e}") from None
-    return room[:n].tobytes()
+    return bytes(room[:n].data)
 
 
 # ------------------------------------------------------------------ gzip
@@ -80,7 +81,7 @@ def gzip_compress(data: Buffer, level: int = 6) -> bytes:
     >>> gzip.decompress(gzip_compress(b"supervoxel"))
     b'supervoxel'
     """
-    return bytes(imagecodecs.gzip_encode(as_uint8(data), level=level))
+    return bytes(imagecodecs.gzip_encode(cast(bytes, data), level=level))
 
 
 def gzip_decompress(data: Buffer, max_output: int) -> bytes:
@@ -114,7 +115,7 @@ def gzip_decompress(data: Buffer, max_output: int) -> bytes:
         except cramjam.DecompressionError:
             pass  # corrupt or of several members: the slow way tells
         else:
-            return room[:n].tobytes()
+            return bytes(room[:n].data)
     return _gunzip(data, max_output)
 
 
@@ -212,7 +213,7 @@ def zstd_decompress(data: Buffer, max_output: int) -> bytes:
         n = cramjam.zstd.decompress_into(data, room)
     except cramjam.DecompressionError as e:
         raise FormatError(f"zstd: not {size} bytes or less of intact data: {e}") from None
-    return room[:n].tobytes()
+    return bytes(room[:n].data)
 
 
 def _zstd_content_size(data: NDArray[np.uint8]) -> int | None:
@@ -267,10 +268,10 @@ def serialize(data: Buffer, compression: Compression, checksum: Checksum = "none
     elif compression == "lz4":
         payload = struct.pack("<I", len(data)) + lz4_compress(data)
     else:
-        raise ValueError(f"unknown compression {compression!r}; one of {', '.join(_COMPRESSIONS)}")
+        raise ValueError(f"unknown compression {compression!r}; one of {', '.join(_NUMBERS)}")
     if checksum not in ("none", "crc32"):
         raise ValueError(f"unknown checksum {checksum!r}; none or crc32")
-    first = _COMPRESSIONS.index(compression) << 5
+    first = _NUMBERS[compression] << 5
     if checksum == "none" or compression == "gzip":
         return bytes((first,)) + payload
     return struct.pack("<BI", first | 1 << 3, zlib.crc32(payload)) + payload
@@ -297,7 +298,7 @@ def unwrap(value: Buffer) -> tuple[Compression, bytes]:
     if len(value) == 0:
         return "none", b""
     number, check, reserved = value[0] >> 5, value[0] >> 3 & 3, value[0] & 7
-    if number >= len(_COMPRESSIONS) or check > 1 or reserved:
+    if number not in _COMPRESSIONS or check > 1 or reserved:
         raise FormatError(f"value header {value[0]:#04x} is none of DVID's")
     compression = _COMPRESSIONS[number]
     if check == 0 or compression == "gzip":
