@@ -1,9 +1,10 @@
 """Down-sampling of images by the mean, exactly rounded: what scale k+1 holds of scale k.
 
 A voxel of the result is the mean of the window that it covers, rounded to the nearest integer and, half way, to the
-even one. Rounding halves up would brighten an 8-bit volume by 1/16 of a grey value with every scale; this is also what
-tensorstore's ``downsample`` driver does. Windows at the far faces of a volume of odd size hold fewer voxels: the mean is over
-those there are, so no border darkens. Floats are averaged in double precision and not rounded; NaN spreads.
+even one. Rounding halves up would brighten an 8-bit volume by 1/16 of a grey value with every scale; to the even one is
+also what tensorstore's ``downsample`` driver does. Windows at the far faces of a volume of odd size hold fewer voxels:
+the mean is over those there are, so no border darkens. Floats are averaged in double precision and not rounded; NaN
+spreads.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def mean(volume: NDArray[Any], factors: Sequence[int] = (2, 2, 2)) -> NDArray[An
     if volume.dtype.kind not in "uif" or volume.dtype.itemsize > 8:
         raise TypeError(f"can't average {volume.dtype}: expected integers or floats of up to 64 bits")
     fz, fy, fx = (int(f) for f in factors)
+    if not volume.dtype.isnative:
+        volume = volume.astype(volume.dtype.newbyteorder("="))
     source = volume if volume.ndim == 4 else volume[..., np.newaxis]
-    if not source.dtype.isnative:
-        source = source.astype(source.dtype.newbyteorder("="))
     out = np.empty((*downsampled_shape(source.shape[:3], (fz, fy, fx)), source.shape[3]), source.dtype)
     if source.dtype.kind == "f":
         _mean_floats(source, out, fz, fy, fx)
