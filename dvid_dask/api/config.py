@@ -1,0 +1,269 @@
+"""The server's configuration: DVID's TOML, checked by schema.
+
+Section and key names are matched without regard to case, as DVID does. A key that has no meaning here is reported as a
+warning, never silently dropped; one that would protect something which this server can't protect stops the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+__all__ = ["ConfigError", "ServerConfig", "load_config", "parse_config"]
+
+log = logging.getLogger(__name__)
+
+Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used: wrong syntax, a wrong type, or a demand that this server can't meet."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server needs to know beside its store.
+
+    Attributes
+    ----------
+    host : str
+        Alias of this server in ``/api/server/info``; empty = the machine's name.
+    http_address : str
+        ``host:port`` to listen on. Empty host = the loopback interface.
+    note : str
+        Free text of ``/api/server/note`` and ``/api/server/info``.
+    cors_domains : tuple of str
+        Origins whose scripts may read answers: ``*`` for all, complete origins (``https://host[:port]``), or patterns
+        with one ``*`` in them.
+    mode : {"", "readonly", "fullwrite"}
+        ``readonly`` refuses every change (but for requests with the admin token); ``fullwrite`` lets clients write to
+        committed versions.
+    allow_labelmap_split : bool
+        Whether ``POST .../split`` of labelmap is answered.
+    allow_timing : bool
+        Send ``Timing-Allow-Origin: *`` with answers of instances.
+    block_list_file : str
+        File with ``u=<user>[,note]`` and ``ip=<pattern>[,note]`` lines: who gets 429.
+    web_client, web_redirect_path, web_default_file : str
+        Folder of static files served beside the API; where to send requests for missing files (308), or which file to
+        answer them with.
+    pid_file : str
+        Gets the process id while the server runs.
+    min_mutation_id_start : int
+        Mutation ids start at least here.
+    shutdown_delay : float
+        Seconds that requests in flight get to finish once the server is told to stop.
+    admin_token : str
+        The value of ``admintoken=`` that grants admin rights; empty = nobody has them. From ``DVID_ADMIN_TOKEN``, never
+        from the file.
+    log_file : str
+        Log here instead of on the terminal.
+    access_log : bool
+        One line in the log for each request.
+    workers : int
+        Threads that answer requests, and as many again for bodies that stream.
+    max_body : int
+        Largest request body in bytes that a handler may take into memory as a whole.
+    body_memory : int
+        Bytes that all such bodies together may hold; beyond it 503.
+    body_timeout : float
+        Seconds that a client may stay silent in the middle of a body.
+    path, text : str
+        The file it came from and what stood in it.
+    """
+
+    host: str = ""
+    http_address: str = "127.0.0.1:8000"
+    note: str = ""
+    cors_domains: tuple[str, ...] = ()
+    mode: Literal["", "readonly", "fullwrite"] = ""
+    allow_labelmap_split: bool = False
+    allow_timing: bool = False
+    block_list_file: str = ""
+    web_client: str = ""
+    web_redirect_path: str = ""
+    web_default_file: str = ""
+    pid_file: str = ""
+    min_mutation_id_start: int = 0
+    shutdown_delay: float = 20.0
+    admin_token: str = ""
+    log_file: str = ""
+    access_log: bool = False
+    workers: int = 32
+    max_body: int = 1 << 30
+    body_memory: int = 2 << 30
+    body_timeout: float = 120.0
+    path: str = ""
+    text: str = ""
+
+
+class _Server(msgspec.Struct, kw_only=True):
+    host: Text = ""
+    httpaddress: Text = ""
+    corsdomains: list[str] = []
+    note: Text = ""
+    rwmode: Literal["", "readonly", "fullwrite"] = ""
+    allowlabelmapsplit: bool = False
+    allowtiming: bool = False
+    blocklistfile: Text = ""
+    webclient: Text = ""
+    webredirectpath: Text = ""
+    webdefaultfile: Text = ""
+    pidfile: Text = ""
+    min_mutation_id_start: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
+    shutdowndelay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class _Auth(msgspec.Struct, kw_only=True):
+    enforce: str = ""
+    enforce_internal: str = ""
+    no_enforce: bool = False
+    proxy_address: str = ""
+    public_versions: list[str] = []
+
+
+class _Logging(msgspec.Struct, kw_only=True):
+    logfile: Text = ""
+
+
+class _File(msgspec.Struct, kw_only=True):
+    server: _Server = msgspec.field(default_factory=_Server)
+    auth: _Auth = msgspec.field(default_factory=_Auth)
+    logging: _Logging = msgspec.field(default_factory=_Logging)
+
+
+# Keys of DVID that have a meaning there and none here, and what its owner should know.
+_WITHOUT_EFFECT: dict[str, str] = {
+    "server.rpcaddress": "there is no RPC listener; the dvid-dask command works on the store itself",
+    "server.startwebhook": "no start webhook is called",
+    "server.startjaneliaconfig": "no start webhook is called",
+    "server.instance_id_gen": "instance ids are the store's own",
+    "server.instance_id_start": "instance ids are the store's own",
+    "server.interactiveopsbeforeblock": "there are no background jobs that would give way",
+    "store": "the store is the one that the server was started with",
+    "backend": "all instances live in the store that the server was started with",
+    "mutations.jsonstore": "the mutation log is always kept, in the store itself",
+    "mutations.blobstore": "blobs are always kept, in the store itself",
+    "mutations.httpstore": "requests are not recorded",
+    "kafka": "accepted, but no messages are sent yet",
+    "mirror": "writes are NOT mirrored",
+    "email": "no mail is sent",
+    "logging.max_log_size": "the log is not rotated",
+    "logging.max_log_age": "the log is not rotated",
+    "mutcache": "label history needs no cache of its own",
+    "cache": "caches size themselves",
+    "groupcache": "caches are the process's own",
+    "auth": "no authentication is active",
+}
+
+
+def load_config(path: str | os.PathLike[str]) -> ServerConfig:
+    """Read a TOML file; see :func:`parse_config`.
+
+    Raises
+    ------
+    ConfigError
+        No such file, not TOML, or refused by :func:`parse_config`.
+    """
+    file = Path(path)
+    try:
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read the configuration {file}: {error}") from None
+    return parse_config(content, path=file)
+
+
+def parse_config(content: str, path: Path | None = None) -> ServerConfig:
+    r"""DVID's TOML text as a :class:`ServerConfig`; relative paths count from the file's folder.
+
+    Raises
+    ------
+    ConfigError
+        Not TOML, a value of the wrong type, or authentication demanded.
+
+    Examples
+    --------
+    >>> parse_config('[server]\nnote = "at home"\ncorsDomains = ["*"]').cors_domains
+    ('*',)
+    """
+    where = str(path) if path else "the configuration"
+    try:
+        raw = _lower(tomllib.loads(content))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from None
+    try:
+        parsed = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    _refuse_auth(parsed.auth)
+    for message in _remarks(raw):
+        log.warning("%s: %s", where, message)
+
+    folder = path.parent if path else Path()
+
+    def at(name: str) -> str:
+        return str(folder / name) if name else ""
+
+    s = parsed.server
+    defaults = ServerConfig()
+    return ServerConfig(
+        host=s.host,
+        http_address=s.httpaddress or defaults.http_address,
+        note=s.note,
+        cors_domains=tuple(s.corsdomains),
+        mode=s.rwmode,
+        allow_labelmap_split=s.allowlabelmapsplit,
+        allow_timing=s.allowtiming,
+        block_list_file=s.blocklistfile,
+        web_client=at(s.webclient),
+        web_redirect_path=s.webredirectpath,
+        web_default_file=s.webdefaultfile,
+        pid_file=at(s.pidfile),
+        min_mutation_id_start=s.min_mutation_id_start,
+        shutdown_delay=defaults.shutdown_delay if s.shutdowndelay is None else s.shutdowndelay,
+        log_file=at(parsed.logging.logfile),
+        path=str(path) if path else "",
+        text=content,
+    )
+
+
+def _lower(table: Any, depth: int = 0) -> Any:
+    """Section and key names in lower case; deeper names (stores, backends) are names, not keys."""
+    if depth == 2 or not isinstance(table, dict):
+        return table
+    return {str(k).lower(): _lower(v, depth + 1) for k, v in table.items()}
+
+
+def _refuse_auth(auth: _Auth) -> None:
+    mode = auth.enforce.lower() or ("none" if auth.no_enforce or not auth.proxy_address else "token")
+    for key, value in (("enforce", mode), ("enforce_internal", auth.enforce_internal.lower() or "none")):
+        if value != "none":
+            raise ConfigError(
+                f'auth.{key} = "{value}": this server has no authentication, so it would serve unprotected what is '
+                "meant to be protected. Put an authenticating proxy in front of it and set enforce = "
+                '"none", or leave [auth] out'
+            )
+
+
+def _remarks(raw: dict[str, Any]) -> list[str]:
+    """What the owner of the file should know about its keys."""
+    sections = msgspec.structs.fields(_File)
+    known = {section.name: {f.name for f in msgspec.structs.fields(section.type)} for section in sections}
+    out = []
+    for section, table in raw.items():
+        if section in _WITHOUT_EFFECT:
+            out.append(f"[{section}] has no effect: {_WITHOUT_EFFECT[section]}")
+        elif not isinstance(table, dict) or (section not in known and section != "mutations"):
+            out.append(f"[{section}] is unknown and has no effect")
+        else:
+            for key in table:
+                name = f"{section}.{key}"
+                if name in _WITHOUT_EFFECT:
+                    out.append(f"{name} has no effect: {_WITHOUT_EFFECT[name]}")
+                elif key not in known.get(section, ()):
+                    out.append(f"{name} is unknown and has no effect")
+    return out

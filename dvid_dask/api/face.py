@@ -1,0 +1,536 @@
+"""How a datatype shows itself over HTTP: a :class:`Face` of handlers, each of which gets a :class:`Call`.
+
+::
+
+    face = Face("keyvalue", about="Named values.", common=("tags", "mutations"))
+
+    @face.get("key", args="/<key>")
+    def get_key(call: Call) -> Response:
+        '''The value of a key.'''                    # the docstring is the reference text and the help page
+        return octets(call.instance.get(call.arg(0, "key")))
+
+A handler is a plain function; it runs in a worker thread and may block. It raises errors of :mod:`dvid_dask.errors` and
+returns one of :mod:`dvid_dask.api.responses`; status codes of errors are the errors' own.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import hmac
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+import anyio
+import anyio.from_thread
+import msgspec
+from starlette.datastructures import Headers, QueryParams
+
+from dvid_dask.errors import BadRequest, NotSupported, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope
+
+    from dvid_dask.datatypes.base import Datatype
+    from dvid_dask.versions import Repo, Version
+
+    from .state import ByteBudget, ServerState
+
+__all__ = ["Body", "BrokenBody", "Call", "Face", "Handler", "Request", "VersionRequest", "decode_json"]
+
+T = TypeVar("T")
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+ANY = "*"
+
+# Bodies up to this size are taken from the socket before a thread is: a slow client then occupies nothing.
+PREFETCH = 1 << 20
+
+
+class BrokenBody(BadRequest):
+    """The client left, or fell silent, before the end of its body."""
+
+
+class Body:
+    """The body of a request, read in a worker thread while it comes in over the socket.
+
+    Attributes
+    ----------
+    length : int or None
+        What the client announced; ``None`` = chunked, length unknown.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        length: int | None,
+        *,
+        budget: ByteBudget | None = None,
+        limit: int = 1 << 30,
+        timeout: float = 120.0,
+    ) -> None:
+        self.length = length
+        self.limit = limit
+        self._receive = receive
+        self._timeout = timeout
+        self._budget = budget
+        self._reserved = 0
+        self._pending = bytearray()
+        self._ended = length == 0
+        self._taken = 0
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive, server: ServerState) -> Body:
+        """The body that a request announces in its headers."""
+        length: int | None = 0
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                # the HTTP parser has refused what is no number
+                length = int(value)
+                break
+            if name == b"transfer-encoding":
+                length = None
+        config = server.config
+        return cls(receive, length, budget=server.bodies, limit=config.max_body, timeout=config.body_timeout)
+
+    @property
+    def small(self) -> bool:
+        """Whether all of it is in memory already."""
+        return self._ended
+
+    async def prefetch(self) -> None:
+        """Take a small body whole, on the event loop; leave a big one in the socket."""
+        if not self._ended and self.length is not None and self.length <= PREFETCH:
+            await self._take(self.length)
+
+    async def _take(self, want: int) -> None:
+        """Receive until ``want`` bytes are pending or the body has ended."""
+        while not self._ended and len(self._pending) < want:
+            message = None
+            with anyio.move_on_after(self._timeout):
+                message = await self._receive()
+            if message is None:
+                raise BrokenBody(f"no more of the body came within {self._timeout:g} seconds")
+            if message["type"] == "http.disconnect":
+                raise BrokenBody("the client left before the end of the body")
+            self._pending += message.get("body", b"")
+            self._ended = not message.get("more_body", False)
+        if self._ended and self.length is not None and self._taken + len(self._pending) < self.length:
+            raise BrokenBody(f"the body ends after {self._taken + len(self._pending)} of {self.length} bytes")
+
+    def read(self, n: int = -1) -> bytes:
+        """The next ``n`` bytes, fewer only at the end; ``-1`` = all that is left, within the server's limit.
+
+        Raises
+        ------
+        BrokenBody
+            The client left or fell silent before the end.
+        BadRequest
+            With ``n = -1``: more than the server takes into memory at once.
+        TooBusy
+            With ``n = -1``: other requests fill the memory set aside for bodies.
+        """
+        if n < 0:
+            return self.all()
+        if not self._ended and len(self._pending) < n:
+            anyio.from_thread.run(self._take, n)
+        out = bytes(memoryview(self._pending)[:n]) if n < len(self._pending) else bytes(self._pending)
+        del self._pending[: len(out)]
+        self._taken += len(out)
+        return out
+
+    def chunks(self, size: int = 1 << 20) -> Iterator[bytes]:
+        """The rest in pieces of ``size`` bytes."""
+        while chunk := self.read(size):
+            yield chunk
+
+    def all(self, limit: int | None = None) -> bytes:
+        """The rest as one bytes object, of at most ``limit`` bytes (default: the server's ``max_body``).
+
+        The memory counts against the server's budget for bodies until the request ends.
+
+        Raises
+        ------
+        BadRequest
+            It is longer than the limit.
+        BrokenBody
+            The client left or fell silent before the end.
+        TooBusy
+            Other requests fill the memory set aside for bodies.
+        """
+        limit = self.limit if limit is None else min(limit, self.limit)
+        if self.length is not None and self.length - self._taken > limit:
+            raise BadRequest(f"the body of {self.length} bytes is longer than the {limit} that are taken here")
+        if self._ended:
+            out = bytes(self._pending)
+            if len(out) > limit:
+                raise BadRequest(f"the body of {len(out)} bytes is longer than the {limit} that are taken here")
+            self._pending.clear()
+            self._taken += len(out)
+            return out
+        parts, size = [], 0
+        if self.length is not None:
+            self._reserve(self.length - self._taken)
+        for part in self.chunks():
+            size += len(part)
+            if size > limit:
+                raise BadRequest(f"the body is longer than the {limit} bytes that are taken here")
+            if self.length is None:
+                self._reserve(len(part))
+            parts.append(part)
+        return b"".join(parts)
+
+    def _reserve(self, count: int) -> None:
+        if self._budget is not None:
+            self._budget.take(count)
+            self._reserved += count
+
+    def close(self) -> None:
+        """Give memory back."""
+        if self._budget is not None and self._reserved:
+            self._budget.give_back(self._reserved)
+            self._reserved = 0
+
+
+@overload
+def decode_json(data: bytes) -> Any: ...
+@overload
+def decode_json(data: bytes, type: type[T]) -> T: ...
+def decode_json(data: bytes, type: Any = Any) -> Any:
+    """Strict JSON, with the types that are expected.
+
+    Raises
+    ------
+    BadRequest
+        Not JSON, not UTF-8, nested beyond reason, or of other types.
+
+    Examples
+    --------
+    >>> decode_json(b'{"a": 18446744073709551615}', dict[str, int])
+    {'a': 18446744073709551615}
+    >>> decode_json(b'{"a": 1}', dict[str, str])
+    Traceback (most recent call last):
+    ...
+    dvid_dask.errors.BadRequest: the JSON body is not what is expected: Expected `str`, got `int` - at `$[...]`
+    """
+    try:
+        return msgspec.json.decode(data, type=type)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the JSON body is not what is expected: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("the JSON body is nested too deeply") from None
+
+
+class Request:
+    """One request as a handler of the server's own endpoints sees it.
+
+    Attributes
+    ----------
+    server : ServerState
+    method : str
+        In upper case.
+    path : str
+        The decoded path.
+    params : dict
+        What the route's placeholders matched.
+    body : Body
+    """
+
+    def __init__(self, server: ServerState, scope: Scope, body: Body) -> None:
+        self.server = server
+        self.scope = scope
+        self.body = body
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.params: dict[str, str] = scope.get("path_params", {})
+        self._at_end: list[Callable[[], None]] = []
+
+    @cached_property
+    def query(self) -> QueryParams:
+        """The query options; of a repeated one the first counts, as in DVID."""
+        return first_values(self.scope["query_string"])
+
+    @cached_property
+    def headers(self) -> Headers:
+        """The headers; names without regard to case."""
+        return Headers(scope=self.scope)
+
+    @cached_property
+    def user(self) -> str:
+        """Who asks, by query option ``u``."""
+        return self.query.get("u", "")
+
+    @cached_property
+    def app(self) -> str:
+        """The client program, by query option ``app``."""
+        return self.query.get("app", "")
+
+    @cached_property
+    def admin(self) -> bool:
+        """Whether the request carries the admin token."""
+        secret = self.server.config.admin_token
+        given = self.query.get("admintoken", "") if b"admintoken" in self.scope["query_string"] else ""
+        return bool(secret) and hmac.compare_digest(given.encode(), secret.encode())
+
+    @property
+    def force(self) -> bool:
+        """Whether committed versions may be written: an admin, or a server in full-write mode. Pass it on."""
+        return self.server.full_write or self.admin
+
+    def flag(self, name: str) -> bool:
+        """Whether the query option is exactly ``true``."""
+        return self.query.get(name) == "true"
+
+    def int(
+        self,
+        name: str,
+        default: builtins.int = 0,
+        low: builtins.int = -(2**31),
+        high: builtins.int = 2**31 - 1,
+    ) -> builtins.int:
+        """The query option as an integer within bounds.
+
+        Raises
+        ------
+        BadRequest
+            It is there and is no such number.
+        """
+        from .geometry import parse_int
+
+        text = self.query.get(name)
+        return default if text is None or text == "" else parse_int(text, name, low, high)
+
+    @overload
+    def json(self, *, limit: builtins.int | None = None) -> Any: ...
+    @overload
+    def json(self, type: builtins.type[T], *, limit: builtins.int | None = None) -> T: ...
+    def json(self, type: Any = Any, *, limit: builtins.int | None = None) -> Any:
+        """The body as JSON; see :func:`decode_json`."""
+        return decode_json(self.body.all(limit), type)
+
+    def throttled(self) -> AbstractContextManager[None]:
+        """Take one of the server's slots for heavy work, where the client asks so (``throttle=on`` or ``true``).
+
+        The slot is held until the last byte of the answer is out, also after the ``with`` block: a streamed answer does
+        its work then.
+
+        Raises
+        ------
+        TooBusy
+            All slots are taken (HTTP 503).
+        """
+        if self.query.get("throttle") in ("on", "true"):
+            self.server.throttle.take()
+            self.at_end(self.server.throttle.give_back)
+        return contextlib.nullcontext()
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call this once the answer is out, or can't be."""
+        self._at_end.append(callback)
+
+    def close(self) -> None:
+        """End of the request: release what it holds."""
+        while self._at_end:
+            self._at_end.pop()()
+        self.body.close()
+
+
+def first_values(query_string: bytes) -> QueryParams:
+    """Query options, the first of each name."""
+    if not query_string:
+        return QueryParams()
+    params = QueryParams(query_string)
+    if len(params) != len(params.multi_items()):
+        seen: dict[str, str] = {}
+        for name, value in params.multi_items():
+            seen.setdefault(name, value)
+        return QueryParams(seen)
+    return params
+
+
+class VersionRequest(Request):
+    """A request at a version of a repository."""
+
+    version: Version
+
+    @property
+    def repo(self) -> Repo:
+        """The repository of that version."""
+        return self.version.repo
+
+
+class Call(VersionRequest):
+    """A request at a data instance.
+
+    Attributes
+    ----------
+    version : Version
+        As selected; for an unversioned instance the repository's root.
+    instance : Datatype
+        Bound to that version.
+    keyword : str
+        The path part after the instance's name.
+    args : list of str
+        The parts after the keyword, decoded, without an empty last one.
+    """
+
+    # Handlers know their own class: `call.instance` of the labelmap face is a LabelMap.
+    instance: Any
+    keyword: str
+    args: list[str]
+
+    @property
+    def datatype(self) -> Datatype:
+        """The instance, as its base class."""
+        typed: Datatype = self.instance
+        return typed
+
+    def arg(self, index: int, what: str) -> str:
+        """A path part that must be there.
+
+        Raises
+        ------
+        BadRequest
+            It isn't.
+        """
+        if index >= len(self.args):
+            raise BadRequest(f'"{self.keyword}" needs {what} as part {index + 1} of the path after it')
+        return self.args[index]
+
+
+if TYPE_CHECKING:
+    Handler = Callable[[Call], Response]
+    H = TypeVar("H", bound=Handler)
+
+
+class Door(NamedTuple):
+    """One handler of a face."""
+
+    keyword: str
+    method: str
+    handler: Handler
+    args: str
+    head: bool
+
+
+class Face:
+    """The HTTP side of one or more datatypes: which keyword and method goes to which handler.
+
+    Parameters
+    ----------
+    *typenames : str
+        The datatypes that show this face.
+    about : str
+        What they are, for the help page.
+    common : iterable of str
+        Keywords answered as all types do (see :mod:`dvid_dask.api.common`): ``tags``, ``sync``, ``mutations`` (with
+        ``mutations-range``), ``metadata``, ``resolution``, ``extents``. ``help`` and ``info`` come unasked. A
+        handler of the face itself takes precedence.
+    methods : tuple of str, optional
+        All that the types accept; another one is refused before the keyword is looked at.
+    planned : iterable of str
+        Keywords of these types that are known and can't be answered yet: 501.
+
+    Examples
+    --------
+    >>> face = Face("toy", about="A toy.")
+    >>> @face.get("ball", args="/<colour>")
+    ... def get_ball(call):
+    ...     '''The ball of a colour.'''
+    >>> face.find("GET", "ball").handler is get_ball, face.find("HEAD", "ball").handler is get_ball
+    (True, True)
+    >>> face.find("GET", "bal")
+    Traceback (most recent call last):
+    ...
+    dvid_dask.errors.BadRequest: "bal" is no keyword of toy (did you mean 'ball'?); see /api/help/toy
+    """
+
+    def __init__(
+        self,
+        *typenames: str,
+        about: str = "",
+        common: Iterable[str] = (),
+        methods: tuple[str, ...] | None = None,
+        planned: Iterable[str] = (),
+    ) -> None:
+        self.typenames = typenames
+        self.about = about
+        self.common = frozenset(common)
+        self.methods = methods
+        self.planned = frozenset(planned)
+        self.doors: dict[str, dict[str, Door]] = {}
+
+    def __repr__(self) -> str:
+        return f"Face({', '.join(map(repr, self.typenames))})"
+
+    def get(self, *keywords: str, args: str = "", head: bool = True) -> Callable[[H], H]:
+        """Answer GET, and HEAD unless told otherwise."""
+        return self._add("GET", keywords, args, head)
+
+    def head(self, *keywords: str, args: str = "") -> Callable[[H], H]:
+        """Answer HEAD otherwise than by GET without its body."""
+        return self._add("HEAD", keywords, args, False)
+
+    def post(self, *keywords: str, args: str = "") -> Callable[[H], H]:
+        """Answer POST."""
+        return self._add("POST", keywords, args, False)
+
+    def put(self, *keywords: str, args: str = "") -> Callable[[H], H]:
+        """Answer PUT."""
+        return self._add("PUT", keywords, args, False)
+
+    def delete(self, *keywords: str, args: str = "") -> Callable[[H], H]:
+        """Answer DELETE."""
+        return self._add("DELETE", keywords, args, False)
+
+    def any(self, *keywords: str, args: str = "") -> Callable[[H], H]:
+        """Answer every method that has no handler of its own."""
+        return self._add(ANY, keywords, args, True)
+
+    def _add(self, method: str, keywords: tuple[str, ...], args: str, head: bool) -> Callable[[H], H]:
+        def add(handler: H) -> H:
+            for keyword in keywords:
+                doors = self.doors.setdefault(keyword, {})
+                if method in doors:
+                    raise ValueError(f"{self!r} has two handlers for {method} {keyword}")
+                doors[method] = Door(keyword, method, handler, args, head)
+            return handler
+
+        return add
+
+    def find(self, method: str, keyword: str) -> Door:
+        """The handler for a request.
+
+        Raises
+        ------
+        BadRequest
+            No such keyword, or not with this method: DVID answers both with 400.
+        """
+        if self.methods is not None and method not in self.methods:
+            raise BadRequest(f"{self.typenames[0]} answers {' and '.join(self.methods)} only, not {method}")
+        doors = self.doors.get(keyword)
+        if doors is None and keyword in self.planned:
+            raise NotSupported(f'"{keyword}" of {self.typenames[0]} is not answered by this server yet')
+        if doors is None:
+            raise BadRequest(
+                f'"{keyword[:80]}" is no keyword of {self.typenames[0]}'
+                f"{did_you_mean(keyword[:80], self.doors)}; see /api/help/{self.typenames[0]}"
+            )
+        door = doors.get(method)
+        if door is None and method == "HEAD" and "GET" in doors and doors["GET"].head:
+            door = doors["GET"]
+        if door is None:
+            door = doors.get(ANY)
+        if door is None:
+            raise BadRequest(f'"{keyword}" answers {", ".join(sorted(doors))} only, not {method[:20]}')
+        return door
+
+    def all_doors(self) -> Iterator[Door]:
+        """Every handler, for the help pages."""
+        for doors in self.doors.values():
+            yield from doors.values()

@@ -1,0 +1,187 @@
+"""Requests at repositories: ``/api/repos``, ``/api/repo/<version>/<action>``.
+
+A repository is named by any version of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dvid_dask.errors import BadRequest, Forbidden
+
+from .failures import Unrouted
+from .nodes import LIMIT, convert, fold, gate, log_lines
+from .responses import empty, json, text
+from .routes import Routes
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from .face import Request, VersionRequest
+
+__all__ = ["answer", "need_admin", "routes", "top"]
+
+top = Routes()
+routes = Routes()
+
+
+def need_admin(request: Request) -> None:
+    """Refuse a request without the admin token.
+
+    Raises
+    ------
+    Forbidden
+        There is none, or the server has none to compare with.
+    """
+    if not request.admin:
+        hint = "" if request.server.config.admin_token else " (this server was started without DVID_ADMIN_TOKEN)"
+        raise Forbidden(f"this needs the admin token in the query option admintoken{hint}")
+
+
+def answer(request: VersionRequest) -> Response:
+    """Find the endpoint for a request at a repository, and call it."""
+    request.version = gate(request, request.path.split("/")[3])
+    found = routes.find(request.method, request.path)
+    if found is None:
+        raise Unrouted
+    route, request.params = found
+    return route.handler(request)
+
+
+class _NewRepo(msgspec.Struct):
+    alias: str = ""
+    description: str = ""
+    passcode: str = ""
+    root: str | None = None
+
+
+@top.post("/api/repos")
+def post_repos(request: Request) -> Response:
+    """Make a repository; needs the admin token.
+
+    JSON, all optional: ``alias``, ``description``, ``passcode``, ``root`` (the UUID it shall have).
+    Answer: ``{"root": "<uuid>"}``.
+    """
+    need_admin(request)
+    if request.server.read_only:
+        raise Forbidden("the server is in read-only mode")
+    body = fold(request.body.all(LIMIT), _NewRepo)
+    repo = request.server.datastore.new_repo(
+        alias=body.alias, description=body.description, root=body.root, passcode=body.passcode
+    )
+    return json({"root": repo.root})
+
+
+@top.get("/api/repos/info")
+def get_repos(request: Request) -> Response:
+    """All repositories, as a JSON object keyed by root UUID."""
+    return json({root: repo.to_json() for root, repo in request.server.datastore.repos.items()})
+
+
+@routes.head("/api/repo/{uuid}")
+def head_repo(request: VersionRequest) -> Response:
+    """Whether a version selector names anything: 200 or 400."""
+    return text("")
+
+
+@routes.get("/api/repo/{uuid}/info")
+def get_info(request: VersionRequest) -> Response:
+    """The repository: alias, description, log, data instances and the DAG of versions, as JSON."""
+    return json(request.repo.to_json())
+
+
+class _Info(msgspec.Struct):
+    alias: str | None = None
+    description: str | None = None
+
+
+@routes.post("/api/repo/{uuid}/info")
+def post_info(request: VersionRequest) -> Response:
+    """Change ``alias`` and/or ``description`` (JSON strings). Allowed at committed versions."""
+    data = request.body.all(LIMIT)
+    given = {k: v for k, v in fold(data, dict[str, Any]).items() if k in ("alias", "description")}
+    changes = convert(given, dict[str, str])
+    if changes:
+        request.repo.set_info(**changes)
+    return empty()
+
+
+@routes.get("/api/repo/{uuid}/log")
+def get_log(request: VersionRequest) -> Response:
+    """The repository's log: ``{"log": ["<time>  <text>", ...]}``."""
+    return json({"log": request.repo.log})
+
+
+@routes.post("/api/repo/{uuid}/log")
+def post_log(request: VersionRequest) -> Response:
+    """Append to the repository's log: JSON ``{"log": ["...", ...]}``; each line gets the time before it."""
+    request.repo.add_log(log_lines(request))
+    return empty()
+
+
+class _NewInstance(msgspec.Struct):
+    typename: str
+    dataname: str
+
+
+@routes.post("/api/repo/{uuid}/instance")
+def post_instance(request: VersionRequest) -> Response:
+    """Make a data instance.
+
+    JSON: ``typename``, ``dataname``, and settings: ``Versioned``, ``Compression``, ``Checksum``, ``Tags`` and those of
+    the type. Keys in any case, values strings.
+    """
+    settings: dict[str, Any] = fold(request.body.all(LIMIT), dict[str, Any])
+    names = convert({k: settings.pop(k) for k in ("typename", "dataname") if k in settings}, _NewInstance)
+    if not names.typename:
+        raise BadRequest("typename is empty: say which datatype")
+    instance = request.repo.new_instance(
+        names.typename, names.dataname, settings, at=request.version, force=request.force
+    )
+    return json({"result": f"Added {instance.name} [{instance.typename}] to node {request.version.uuid}"})
+
+
+@routes.get("/api/repo/{uuid}/branch-versions/{name}")
+def get_branch_versions(request: VersionRequest) -> Response:
+    """UUIDs from the leaf of a branch up to the root of the repository; ``[]`` for an unknown branch."""
+    return json(request.repo.branch_versions(request.params["name"]))
+
+
+class _Merge(msgspec.Struct):
+    parents: list[str]
+    mergetype: str = ""
+    note: str = ""
+
+
+@routes.post("/api/repo/{uuid}/merge")
+def post_merge(request: VersionRequest) -> Response:
+    """Make a child of several committed versions.
+
+    JSON: ``mergeType`` (``conflict-free``), ``parents`` (two or more version selectors), ``note``.
+    Answer: ``{"child": "<uuid>"}``.
+    """
+    body = fold(request.body.all(LIMIT), _Merge)
+    if body.mergetype != "conflict-free":
+        raise BadRequest(f'mergeType is "{body.mergetype[:80]}"; there is "conflict-free"')
+    child = request.repo.merge(body.parents, note=body.note)
+    return json({"child": child.uuid})
+
+
+class _Resolve(msgspec.Struct):
+    data: list[str]
+    parents: list[str]
+    note: str = ""
+
+
+@routes.post("/api/repo/{uuid}/resolve")
+def post_resolve(request: VersionRequest) -> Response:
+    """Merge versions whose changes conflict: in the named instances the first parent that has a key wins.
+
+    JSON: ``data`` (instance names), ``parents`` (version selectors in order of priority), ``note``.
+    Answer: ``{"child": "<uuid>"}``.
+    """
+    body = fold(request.body.all(LIMIT), _Resolve)
+    child = request.repo.resolve(body.parents, data=body.data, note=body.note)
+    return json({"child": child.uuid})

@@ -1,0 +1,160 @@
+"""The server process: uvicorn with a shutdown that lets writes finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import uvicorn
+
+import dvid_dask
+
+from .app import create_app
+from .config import ConfigError, ServerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from dvid_dask.versions import Datastore
+
+    from .state import ServerState
+
+__all__ = ["Server", "serve"]
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    store: str | os.PathLike[str] | Datastore,
+    host: str | None = None,
+    port: int | None = None,
+    config: ServerConfig | None = None,
+    *,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve a store until the process is told to stop (SIGTERM, SIGINT).
+
+    Requests in flight then get ``config.shutdown_delay`` seconds to finish, new ones 503; a second signal ends at once.
+
+    Parameters
+    ----------
+    store : str, path or Datastore
+        What to serve; a path or URL is opened.
+    host, port
+        Where to listen; default: as configured, else 127.0.0.1:8000. Port 0 takes a free one.
+    config : ServerConfig, optional
+        The admin token is taken from the environment, ``DVID_ADMIN_TOKEN``, where the configuration has none.
+    announce : callable
+        Gets one line that says where the server listens, once it does.
+
+    Raises
+    ------
+    ConfigError
+        The address is no ``host:port``, or can't be listened on.
+    """
+    config = config or ServerConfig()
+    if not config.admin_token:
+        config = msgspec.structs.replace(config, admin_token=os.environ.get("DVID_ADMIN_TOKEN", ""))
+    at, number = split_address(config.http_address)
+    at, number = host if host is not None else at, port if port is not None else number
+    read_only = config.mode == "readonly"
+    datastore = dvid_dask.open(store, read_only=read_only) if isinstance(store, (str, os.PathLike)) else store
+    app = create_app(datastore, config)
+    listener = _listen(at, number)
+    server = Server(app.state.server, uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    bound_host, bound_port = listener.getsockname()[:2]
+    app.state.server.listening = f"{bound_host}:{bound_port}"
+    shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+    server.on_ready = lambda: announce(f"Serving {datastore.store.url} on http://{shown}:{bound_port} (Ctrl-C stops)")
+    with _pid_file(config.pid_file):
+        server.run(sockets=[listener])
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port``, ``:port`` or ``[v6]:port``; an empty host is the loopback interface.
+
+    Examples
+    --------
+    >>> split_address("localhost:8000"), split_address(":80"), split_address("[::1]:0")
+    (('localhost', 8000), ('127.0.0.1', 80), ('::1', 0))
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f'"{address}" is no address: expected host:port')
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+class _pid_file:  # noqa: N801  used as a function
+    def __init__(self, path: str) -> None:
+        self.path = Path(path) if path else None
+
+    def __enter__(self) -> None:
+        if self.path:
+            self.path.write_text(f"{os.getpid()}\n")
+
+    def __exit__(self, *exc: object) -> None:
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but told to stop it first answers 503 to new requests and lets those in flight finish."""
+
+    def __init__(self, state: ServerState, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.state = state
+        self.on_ready: Callable[[], None] = lambda: None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+            sys.stdout.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.state.available:
+            # asked twice
+            self.force_exit = self.should_exit = True
+            return
+        self.state.available = False
+        log.info("%s: finishing %d requests", signal.Signals(sig).name, self.state.in_flight)
+
+    async def on_tick(self, counter: int) -> bool:
+        if not self.state.available and self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        return await super().on_tick(counter)
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self.state.config.shutdown_delay
+        while self.state.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self.state.in_flight:
+            log.warning("%d requests did not finish in time and are broken off", self.state.in_flight)
+            self.force_exit = True
+        self.should_exit = True
