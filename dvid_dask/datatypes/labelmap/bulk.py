@@ -195,15 +195,15 @@ def _store_dense(
     real = label != 0
     rows = (number[real], label[real], count[real])
     extents = None
-    if rows[0].size or replace:
+    if rows[0].size:
         shape = np.array(dense.shape)
         start = first * np.array(layout.block_shape)
         extents = Extents.of(start, start + shape - 1)
-    found = _with_vanished(layout, coords, rows, olds)
+    found = with_vanished(layout, coords, rows, olds)
     return IndexRows(*found, extents, int(rows[1].max(initial=0)))
 
 
-def _with_vanished(
+def with_vanished(
     layout: Layout,
     coords: NDArray[np.int32],
     rows: tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32]],
@@ -259,7 +259,7 @@ def store_blocks(
     label = np.concatenate([names for _, names, _ in prepared])
     count = np.concatenate([n for _, _, n in prepared]).astype(np.uint32)
     real = label != 0
-    found = _with_vanished(layout, coords, (number[real], label[real], count[real]), olds)
+    found = with_vanished(layout, coords, (number[real], label[real], count[real]), olds)
     shape = np.array(layout.block_shape)
     extents = Extents.of(coords.min(axis=0) * shape, (coords.max(axis=0) + 1) * shape - 1)
     return IndexRows(*found, extents, int(label.max(initial=0)))

@@ -1,0 +1,210 @@
+"""Reading voxels: boxes, points and blocks, as supervoxels or as bodies.
+
+Bodies are seen through the label *tables* of blocks: tens of entries are mapped, never the voxels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvid_dask.datatypes.labelmap.blocks import Layout, existing_blocks, read_blocks, tables_of
+from dvid_dask.datatypes.labelmap.threads import WORKERS, batches, parallel
+from dvid_dask.errors import BadRequest
+from dvid_dask.formats import label_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.mapping import Mapping
+
+__all__ = ["BlockFilter", "MAX_READ_BYTES", "check_box", "iter_blocks", "iter_box", "labels_at", "read_box"]
+
+MAX_READ_BYTES = 3 << 30
+"""Largest dense read, as in DVID."""
+
+SLAB_BYTES = 128 << 20
+"""Most bytes of voxels that a streamed read holds at once."""
+
+FEW_POINTS = 8  # points in a block that are looked up one by one; for more the block is expanded
+
+_INT32 = 1 << 31
+
+BlockFilter = "Callable[[NDArray[np.int32]], NDArray[np.bool_]]"
+"""Says which blocks (n, 3) z y x of scale 0 are seen: an ROI. The others read as 0."""
+
+
+def check_box(offset_zyx: Sequence[int], shape_zyx: Sequence[int], limit: int | None = MAX_READ_BYTES) -> None:
+    """Check a box of voxels.
+
+    Raises
+    ------
+    BadRequest
+        If a side is not positive, a coordinate leaves int32 or the voxels take more than `limit` bytes.
+    """
+    if len(offset_zyx) != 3 or len(shape_zyx) != 3:
+        raise BadRequest(f"a box has three offsets and three sides, got {len(offset_zyx)} and {len(shape_zyx)}")
+    if any(n <= 0 for n in shape_zyx):
+        raise BadRequest(f"a box of {tuple(shape_zyx)} voxels (z, y, x): every side must be at least 1")
+    if any(o < -_INT32 or o + n > _INT32 for o, n in zip(offset_zyx, shape_zyx, strict=True)):
+        raise BadRequest(
+            f"the box of {tuple(shape_zyx)} voxels at {tuple(offset_zyx)} (z, y, x) leaves signed 32-bit coordinates"
+        )
+    size = 8 * shape_zyx[0] * shape_zyx[1] * shape_zyx[2]
+    if limit is not None and size > limit:
+        raise BadRequest(f"a box of {size} bytes; at most {limit} are read at once: ask for smaller boxes")
+
+
+def read_box(
+    space: Space,
+    layout: Layout,
+    mapping: Mapping | None,
+    offset_zyx: Sequence[int],
+    shape_zyx: Sequence[int],
+    scale: int = 0,
+    seen: BlockFilter | None = None,
+    out: NDArray[np.uint64] | None = None,
+) -> NDArray[np.uint64]:
+    """The voxels of a box.
+
+    Parameters
+    ----------
+    space
+        A pinned view.
+    layout
+        How the volume is cut.
+    mapping
+        To see bodies; None to see supervoxels.
+    offset_zyx, shape_zyx
+        The box in voxels of the scale; checked by `check_box`.
+    scale
+        0 is full resolution. A scale that was never written reads as 0.
+    seen
+        Blocks to read; others are 0.
+    out
+        Zeros to fill.
+
+    Returns
+    -------
+    NDArray[uint64]
+        (z, y, x); 0 where nothing is stored.
+    """
+    out = np.zeros(tuple(shape_zyx), np.uint64) if out is None else out
+    block = np.array(layout.block_shape, np.int64)
+    offset = np.array(offset_zyx, np.int64)
+    start, stop = offset // block, -((-offset - np.array(shape_zyx)) // block)
+    for wanted in existing_blocks(space, scale, start.tolist(), stop.tolist()):
+        chosen = wanted if seen is None else wanted[seen(wanted)]
+        for coords, blocks, tables in mapped_blocks(space, layout, mapping, scale, chosen):
+            positions = coords.astype(np.int64) * block - offset
+            grain = max(1, min(16, len(blocks) // (2 * WORKERS)))
+            tasks = list(batches(zip(blocks, positions, tables, strict=True), grain))
+            parallel(lambda task: _paste(task, out), tasks, grain=1)
+    return out
+
+
+def _paste(task: list[tuple[bytes, NDArray[np.int64], NDArray[np.uint64] | None]], out: NDArray[np.uint64]) -> None:
+    blocks, positions, tables = zip(*task, strict=True)
+    label_blocks.decode_blocks_into(blocks, np.array(positions), out, tables)
+
+
+def mapped_blocks(
+    space: Space, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.int32], list[bytes], list[NDArray[np.uint64] | None]]]:
+    """Batches of the blocks that exist, each with the table of bodies for its supervoxels (None: its own table)."""
+    for coords, blocks in read_blocks(space, layout, scale, block_zyx):
+        if mapping is None or mapping.is_empty:
+            yield coords, blocks, [None] * len(blocks)
+            continue
+        joined, ends = tables_of(blocks)
+        bodies = mapping.bodies(joined)
+        tables: list[NDArray[np.uint64] | None] = list(np.split(bodies, ends[1:-1]))
+        yield coords, blocks, tables
+
+
+def iter_blocks(
+    space: Space, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
+) -> Iterator[tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]]:
+    """Coordinate (z, y, x), label block and table of bodies of each block that exists."""
+    for coords, blocks, tables in mapped_blocks(space, layout, mapping, scale, block_zyx):
+        for (z, y, x), block, table in zip(coords.tolist(), blocks, tables, strict=True):
+            yield (z, y, x), block, table
+
+
+def iter_box(
+    space: Space,
+    layout: Layout,
+    mapping: Mapping | None,
+    offset_zyx: Sequence[int],
+    shape_zyx: Sequence[int],
+    scale: int = 0,
+    seen: BlockFilter | None = None,
+) -> Iterator[NDArray[np.uint64]]:
+    """`read_box` in consecutive pieces of at most about `SLAB_BYTES`, in voxel order."""
+    (oz, oy, ox), (nz, ny, nx) = offset_zyx, shape_zyx
+    for z, dz in _cuts(oz, nz, layout.block_shape[0], SLAB_BYTES // (8 * ny * nx)):
+        rows = SLAB_BYTES // (8 * dz * nx) if dz == 1 else ny
+        for y, dy in _cuts(oy, ny, layout.block_shape[1], rows):
+            yield read_box(space, layout, mapping, (z, y, ox), (dz, dy, nx), scale, seen)
+
+
+def _cuts(offset: int, size: int, block: int, most: int) -> Iterator[tuple[int, int]]:
+    """Pieces (offset, size) of an axis of at most `most` voxels, ending at block or sub-block borders if they can."""
+    unit = next((u for u in (block * max(1, most // block), 8, 1) if u <= max(1, most)), 1)
+    at, end = offset, offset + size
+    while at < end:
+        stop = min(end, (at // unit + 1) * unit)
+        yield at, stop - at
+        at = stop
+
+
+def labels_at(
+    space: Space, layout: Layout, mapping: Mapping | None, points_zyx: ArrayLike, scale: int = 0
+) -> NDArray[np.uint64]:
+    """The label at each point.
+
+    Parameters
+    ----------
+    points_zyx
+        int32 (n, 3): voxels (z, y, x) of the scale.
+
+    Returns
+    -------
+    NDArray[uint64]
+        (n,); 0 where nothing is stored.
+    """
+    points = np.asarray(points_zyx, np.int64).reshape(-1, 3)
+    out = np.zeros(len(points), np.uint64)
+    if not len(points):
+        return out
+    shape = np.array(layout.block_shape)
+    block = points // shape
+    inside = points - block * shape
+    order = np.lexsort(block.T[::-1])
+    block, inside = block[order], inside[order]
+    starts = np.flatnonzero(np.r_[True, (block[1:] != block[:-1]).any(axis=1)])
+    ends = np.r_[starts[1:], len(block)]
+    where = {tuple(block[a].tolist()): (a, b) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)}
+    found = np.zeros(len(points), np.uint64)
+
+    def look(task: tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]) -> None:
+        coordinate, data, table = task
+        a, b = where[coordinate]
+        found[a:b] = _points_in(data, table, inside[a:b])
+
+    for batch in batches(iter_blocks(space, layout, mapping, scale, block[starts].astype(np.int32)), 512):
+        parallel(look, batch)
+    out[order] = found
+    return out
+
+
+def _points_in(block: bytes, table: NDArray[np.uint64] | None, inside: NDArray[np.int64]) -> NDArray[np.uint64]:
+    if len(inside) <= FEW_POINTS:
+        one = [label_blocks.decode_box(block, p, [c + 1 for c in p], table=table) for p in inside.tolist()]
+        return np.array([voxel[0, 0, 0] for voxel in one], np.uint64)
+    dense = label_blocks.decode_block(block, table=table)
+    return dense[tuple(inside.T)]
