@@ -37,12 +37,12 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @kernel
-def _get16(buf: Array, p: int) -> int:
+def get16(buf: Array, p: int) -> int:
     return np.int64(buf[U(p)]) | (np.int64(buf[U(p + 1)]) << 8)
 
 
 @kernel
-def _get32(buf: Array, p: int) -> int:
+def get32(buf: Array, p: int) -> int:
     return (
         np.int64(buf[U(p)])
         | (np.int64(buf[U(p + 1)]) << 8)
@@ -52,14 +52,14 @@ def _get32(buf: Array, p: int) -> int:
 
 
 @kernel
-def _put(buf: Array, p: int, value: np.uint64, nbytes: int) -> int:
+def put(buf: Array, p: int, value: np.uint64, nbytes: int) -> int:
     for k in range(nbytes):
         buf[U(p + k)] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(0xFF))
     return p + nbytes
 
 
 @kernel
-def _bits(n: int) -> int:
+def bits_for(n: int) -> int:
     """Bits per voxel of a sub-block with n labels: ceil(log2(n))."""
     bits = 0
     while (1 << bits) < n:
@@ -71,7 +71,7 @@ def _bits(n: int) -> int:
 
 
 @kernel
-def _pack(index: Array, bits: int, out: Array, p: int) -> int:
+def pack(index: Array, bits: int, out: Array, p: int) -> int:
     """Append 512 indices of `bits` bits to out at p; returns the new end."""
     if bits == 1:
         for j in range(64):
@@ -115,7 +115,7 @@ def _pack(index: Array, bits: int, out: Array, p: int) -> int:
 
 
 @kernel
-def _unpack(buf: Array, p: int, bits: int, index: Array) -> None:
+def unpack(buf: Array, p: int, bits: int, index: Array) -> None:
     """The 512 values of `bits` (1 to 9) bits at p as uint16. The caller has checked the length."""
     if bits == 1:
         for j in range(64):
@@ -155,7 +155,7 @@ def _unpack(buf: Array, p: int, bits: int, index: Array) -> None:
 
 
 @kernel
-def _largest(index: Array) -> int:
+def largest(index: Array) -> int:
     top = np.uint16(0)
     for i in range(SUB_VOXELS):
         top = max(top, index[U(i)])
@@ -166,7 +166,7 @@ def _largest(index: Array) -> int:
 
 
 @kernel
-def _is_uniform(mem: Array, base: int, sz: int, sy: int) -> bool:
+def is_uniform(mem: Array, base: int, sz: int, sy: int) -> bool:
     first = mem[U(base)]
     for z in range(8):
         differ = np.uint64(0)
@@ -180,7 +180,7 @@ def _is_uniform(mem: Array, base: int, sz: int, sy: int) -> bool:
 
 
 @kernel
-def _load_tile(mem: Array, base: int, sz: int, sy: int, tile: Array) -> None:
+def load_tile(mem: Array, base: int, sz: int, sy: int, tile: Array) -> None:
     for z in range(8):
         for y in range(8):
             row = base + z * sz + y * sy
@@ -190,7 +190,7 @@ def _load_tile(mem: Array, base: int, sz: int, sy: int, tile: Array) -> None:
 
 
 @kernel
-def _few_labels(tile: Array, index: Array, words: Array, table: Array, counts: Array) -> int:
+def few_labels(tile: Array, index: Array, words: Array, table: Array, counts: Array) -> int:
     """Labels of a tile in order of first appearance, one vector pass per label.
 
     `index` (uint8) and `words` (uint64) are two views of one buffer: a byte of 255 is a voxel without label
@@ -230,8 +230,8 @@ def _few_labels(tile: Array, index: Array, words: Array, table: Array, counts: A
 
 
 @kernel
-def _many_labels(tile: Array, index: Array, table: Array, counts: Array, slots: Array) -> int:
-    """As `_few_labels`, with a hash table of 1024 slots; index is uint16."""
+def many_labels(tile: Array, index: Array, table: Array, counts: Array, slots: Array) -> int:
+    """As `few_labels`, with a hash table of 1024 slots; index is uint16."""
     slots[:] = -1
     n = 0
     last = tile[0]
@@ -257,7 +257,7 @@ def _many_labels(tile: Array, index: Array, table: Array, counts: Array, slots: 
 
 
 @kernel
-def _sort_order(labels: Array, n: int) -> Array:
+def sort_order(labels: Array, n: int) -> Array:
     """Positions of the first n labels in ascending order of label."""
     if n > 64:
         return np.argsort(labels[:n])
@@ -300,7 +300,7 @@ def _distinct(pairs: Array, npairs: int, pair_counts: Array, which: Array, disti
 
 
 @kernel
-def _grown(array: Array, used: int, need: int) -> Array:
+def grown(array: Array, used: int, need: int) -> Array:
     """The array with room for `need` elements; the first `used` are kept."""
     if need <= array.size:
         return array
@@ -358,21 +358,21 @@ def encode_brick(
             y = (s // gx) % gy
             x = s % gx
             at = origin + z * 8 * sz + y * 8 * sy + x * 8
-            if _is_uniform(mem, at, sz, sy):
+            if is_uniform(mem, at, sz, sy):
                 ns[s] = 1
                 pairs[U(npairs)] = mem[U(at)]
                 pair_counts[U(npairs)] = SUB_VOXELS
                 npairs += 1
                 continue
-            _load_tile(mem, at, sz, sy, tile)
-            n = _few_labels(tile, index8, words, table, table_counts)
+            load_tile(mem, at, sz, sy, tile)
+            n = few_labels(tile, index8, words, table, table_counts)
             if n > 0:
                 if emit:
-                    nvalues = _pack(index8, _bits(n), values, nvalues)
+                    nvalues = pack(index8, bits_for(n), values, nvalues)
             else:
-                n = _many_labels(tile, index16, table, table_counts, slots)
+                n = many_labels(tile, index16, table, table_counts, slots)
                 if emit:
-                    nvalues = _pack(index16, _bits(n), values, nvalues)
+                    nvalues = pack(index16, bits_for(n), values, nvalues)
             ns[s] = n
             for k in range(n):
                 pairs[U(npairs + k)] = table[U(k)]
@@ -380,10 +380,10 @@ def encode_brick(
             npairs += n
 
         nlabels = _distinct(pairs, npairs, pair_counts, which, distinct, counts)
-        order = _sort_order(distinct, nlabels)
-        row_block = _grown(row_block, rows, rows + nlabels)
-        row_label = _grown(row_label, rows, rows + nlabels)
-        row_count = _grown(row_count, rows, rows + nlabels)
+        order = sort_order(distinct, nlabels)
+        row_block = grown(row_block, rows, rows + nlabels)
+        row_label = grown(row_label, rows, rows + nlabels)
+        row_count = grown(row_count, rows, rows + nlabels)
         for i in range(nlabels):
             k = order[U(i)]
             rank[U(k)] = np.int32(i)
@@ -394,18 +394,18 @@ def encode_brick(
 
         if emit:
             size = 24 if nlabels == 1 else 16 + 8 * nlabels + 2 * nsub + 4 * npairs + nvalues
-            out = _grown(out, end, end + size)
-            p = _put(out, end, np.uint64(gx), 4)
-            p = _put(out, p, np.uint64(gy), 4)
-            p = _put(out, p, np.uint64(gz), 4)
-            p = _put(out, p, np.uint64(nlabels), 4)
+            out = grown(out, end, end + size)
+            p = put(out, end, np.uint64(gx), 4)
+            p = put(out, p, np.uint64(gy), 4)
+            p = put(out, p, np.uint64(gz), 4)
+            p = put(out, p, np.uint64(nlabels), 4)
             for i in range(nlabels):
-                p = _put(out, p, distinct[U(order[U(i)])], 8)
+                p = put(out, p, distinct[U(order[U(i)])], 8)
             if nlabels > 1:
                 for s in range(nsub):
-                    p = _put(out, p, np.uint64(ns[s]), 2)
+                    p = put(out, p, np.uint64(ns[s]), 2)
                 for i in range(npairs):
-                    p = _put(out, p, np.uint64(rank[U(which[U(i)])]), 4)
+                    p = put(out, p, np.uint64(rank[U(which[U(i)])]), 4)
                 out[p : p + nvalues] = values[:nvalues]
             end += size
         offsets[b + 1] = end
@@ -416,7 +416,7 @@ def encode_brick(
 
 
 @kernel
-def _sections(buf: Array, nsub: int, nlabels: int) -> tuple[int, int, int]:
+def sections(buf: Array, nsub: int, nlabels: int) -> tuple[int, int, int]:
     """(result, start of the indices, start of the values) after checking every section against the length."""
     counts = 16 + 8 * nlabels
     indices = counts + 2 * nsub
@@ -425,11 +425,11 @@ def _sections(buf: Array, nsub: int, nlabels: int) -> tuple[int, int, int]:
     total = 0
     nbytes = 0
     for s in range(nsub):
-        n = _get16(buf, counts + 2 * s)
+        n = get16(buf, counts + 2 * s)
         if n > SUB_VOXELS:
             return BAD_COUNT, 0, 0
         total += n
-        nbytes += 64 * _bits(n)
+        nbytes += 64 * bits_for(n)
     values = indices + 4 * total
     if values + nbytes > buf.size:
         return BAD_LENGTH, 0, 0
@@ -437,13 +437,13 @@ def _sections(buf: Array, nsub: int, nlabels: int) -> tuple[int, int, int]:
 
 
 @kernel
-def _sub_table(buf: Array, p: int, n: int, table: Array, zero: Any, local: Array) -> bool:
+def sub_table(buf: Array, p: int, n: int, table: Array, zero: Any, local: Array) -> bool:
     """Resolve the n indices at p through the block's table; false if one is out of range."""
     if n == 0:
         local[0] = zero
         return True
     for k in range(n):
-        i = _get32(buf, p + 4 * k)
+        i = get32(buf, p + 4 * k)
         if i >= table.size:
             return False
         local[U(k)] = table[U(i)]
@@ -454,22 +454,22 @@ def _sub_table(buf: Array, p: int, n: int, table: Array, zero: Any, local: Array
 def check(buf: Array, gz: int, gy: int, gx: int, nlabels: int) -> int:
     """Whether every voxel of a block with more than one table entry can be decoded."""
     nsub = gz * gy * gx
-    result, at, vat = _sections(buf, nsub, nlabels)
+    result, at, vat = sections(buf, nsub, nlabels)
     if result != OK:
         return result
     index = np.empty(SUB_VOXELS, np.uint16)
     counts = 16 + 8 * nlabels
     for s in range(nsub):
-        n = _get16(buf, counts + 2 * s)
+        n = get16(buf, counts + 2 * s)
         for k in range(n):
-            if _get32(buf, at + 4 * k) >= nlabels:
+            if get32(buf, at + 4 * k) >= nlabels:
                 return BAD_INDEX
         at += 4 * n
         if n > 1:
-            bits = _bits(n)
+            bits = bits_for(n)
             if n != 1 << bits:
-                _unpack(buf, vat, bits, index)
-                if _largest(index) >= n:
+                unpack(buf, vat, bits, index)
+                if largest(index) >= n:
                     return BAD_VALUE
             vat += 64 * bits
     return OK
@@ -507,15 +507,15 @@ def decode_box(
     """
     nlabels = table.size
     nsub = gz * gy * gx
-    result, at, vat = _sections(buf, nsub, nlabels)
+    result, at, vat = sections(buf, nsub, nlabels)
     if result != OK:
         return result
     index = np.empty(SUB_VOXELS, np.uint16)
     local = np.empty(SUB_VOXELS, table.dtype)
     counts = 16 + 8 * nlabels
     for s in range(nsub):
-        n = _get16(buf, counts + 2 * s)
-        bits = _bits(n)
+        n = get16(buf, counts + 2 * s)
+        bits = bits_for(n)
         z0 = 8 * (s // (gy * gx))
         y0 = 8 * ((s // gx) % gy)
         x0 = 8 * (s % gx)
@@ -523,7 +523,7 @@ def decode_box(
         ya, yb = max(y0, start[1]), min(y0 + 8, stop[1])
         xa, xb = max(x0, start[2]), min(x0 + 8, stop[2])
         if za < zb and ya < yb and xa < xb:
-            if not _sub_table(buf, at, n, table, zero, local):
+            if not sub_table(buf, at, n, table, zero, local):
                 return BAD_INDEX
             whole = zb - za == 8 and yb - ya == 8 and xb - xa == 8
             corner = base + (za - start[0]) * sz + (ya - start[1]) * sy + (xa - start[2])
@@ -533,8 +533,8 @@ def decode_box(
                 else:
                     fill_box(out, corner, sz, sy, zb - za, yb - ya, xb - xa, local[0])
             else:
-                _unpack(buf, vat, bits, index)
-                if n != 1 << bits and _largest(index) >= n:
+                unpack(buf, vat, bits, index)
+                if n != 1 << bits and largest(index) >= n:
                     return BAD_VALUE
                 if whole:
                     for z in range(8):
@@ -560,7 +560,7 @@ def count_entries(buf: Array, gz: int, gy: int, gx: int, counts: Array) -> tuple
     """Add the voxels of each table entry to counts; returns (result, voxels in sub-blocks without any label)."""
     nlabels = counts.size
     nsub = gz * gy * gx
-    result, at, vat = _sections(buf, nsub, nlabels)
+    result, at, vat = sections(buf, nsub, nlabels)
     if result != OK:
         return result, 0
     index = np.empty(SUB_VOXELS, np.uint16)
@@ -568,19 +568,19 @@ def count_entries(buf: Array, gz: int, gy: int, gx: int, counts: Array) -> tuple
     sizes = 16 + 8 * nlabels
     empty = 0
     for s in range(nsub):
-        n = _get16(buf, sizes + 2 * s)
+        n = get16(buf, sizes + 2 * s)
         if n == 0:
             empty += SUB_VOXELS
             continue
         for k in range(n):
-            if _get32(buf, at + 4 * k) >= nlabels:
+            if get32(buf, at + 4 * k) >= nlabels:
                 return BAD_INDEX, 0
         if n == 1:
-            counts[U(_get32(buf, at))] += SUB_VOXELS
+            counts[U(get32(buf, at))] += SUB_VOXELS
         else:
-            bits = _bits(n)
-            _unpack(buf, vat, bits, index)
-            if n != 1 << bits and _largest(index) >= n:
+            bits = bits_for(n)
+            unpack(buf, vat, bits, index)
+            if n != 1 << bits and largest(index) >= n:
                 return BAD_VALUE, 0
             if n <= 32:
                 rest = SUB_VOXELS
@@ -597,7 +597,7 @@ def count_entries(buf: Array, gz: int, gy: int, gx: int, counts: Array) -> tuple
                 for i in range(SUB_VOXELS):
                     histogram[U(index[U(i)])] += 1
             for k in range(n):
-                counts[U(_get32(buf, at + 4 * k))] += histogram[U(k)]
+                counts[U(get32(buf, at + 4 * k))] += histogram[U(k)]
             vat += 64 * bits
         at += 4 * n
     return OK, empty
@@ -606,7 +606,7 @@ def count_entries(buf: Array, gz: int, gy: int, gx: int, counts: Array) -> tuple
 @kernel
 def merge_counts(labels: Array, counts: Array) -> tuple[Array, Array]:
     """Ascending distinct labels with their summed counts; entries without a voxel are dropped."""
-    order = _sort_order(labels, labels.size)
+    order = sort_order(labels, labels.size)
     out_labels = np.empty(labels.size, np.uint64)
     out_counts = np.empty(labels.size, np.int64)
     n = 0
@@ -651,7 +651,7 @@ def downsample_block(
     """Write the block at half size to out, out[base] being its first voxel."""
     nlabels = table.size
     nsub = gz * gy * gx
-    result, at, vat = _sections(buf, nsub, nlabels)
+    result, at, vat = sections(buf, nsub, nlabels)
     if result != OK:
         return result
     index = np.empty(SUB_VOXELS, np.uint16)
@@ -659,16 +659,16 @@ def downsample_block(
     eight = np.empty(8, np.uint64)
     counts = 16 + 8 * nlabels
     for s in range(nsub):
-        n = _get16(buf, counts + 2 * s)
-        bits = _bits(n)
+        n = get16(buf, counts + 2 * s)
+        bits = bits_for(n)
         corner = base + 4 * (s // (gy * gx)) * sz + 4 * ((s // gx) % gy) * sy + 4 * (s % gx)
-        if not _sub_table(buf, at, n, table, np.uint64(0), local):
+        if not sub_table(buf, at, n, table, np.uint64(0), local):
             return BAD_INDEX
         if n <= 1:
             fill_box(out, corner, sz, sy, 4, 4, 4, local[0])
         else:
-            _unpack(buf, vat, bits, index)
-            if n != 1 << bits and _largest(index) >= n:
+            unpack(buf, vat, bits, index)
+            if n != 1 << bits and largest(index) >= n:
                 return BAD_VALUE
             for z in range(4):
                 for y in range(4):

@@ -56,6 +56,7 @@ __all__ = [
     "is_solid",
     "labels",
     "mask",
+    "mask_sorted",
     "normalize",
     "remap_array",
     "replace_labels",
@@ -84,7 +85,14 @@ _local = threading.local()
 _Parsed: TypeAlias = "tuple[NDArray[np.uint8], tuple[int, int, int], int]"
 
 
-def _raise(result: int) -> None:
+def raise_for(result: int) -> None:
+    """Raise the error that a kernel's result stands for (for the other modules of this package).
+
+    Raises
+    ------
+    FormatError
+        Unless the result is good.
+    """
     if result != kernels.OK:
         raise FormatError(f"label block {_REASONS[result]}")
 
@@ -164,7 +172,14 @@ def _flat(volume: NDArray[Any], writeable: bool) -> tuple[NDArray[Any], int, int
     return flat, sz, sy
 
 
-def _readable(volume: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int, int]:
+def flat_labels(volume: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int, int]:
+    """Labels (z, y, x) as kernels read them: flat memory and the z and y strides in elements; copied only if need be.
+
+    Raises
+    ------
+    TypeError
+        If it is no 3-d array of uint64.
+    """
     _check_uint64(volume)
     if not _in_place(volume):
         volume = np.ascontiguousarray(volume, np.uint64)
@@ -266,7 +281,7 @@ def _encode_brick(
         raise ValueError(
             f"a volume of {volume_zyx.shape} voxels is not made of whole blocks of {tuple(block_shape_zyx)}"
         )
-    mem, sz, sy = _readable(volume_zyx)
+    mem, sz, sy = flat_labels(volume_zyx)
     nz, ny, nx = (int(n) // int(b) for n, b in zip(volume_zyx.shape, block_shape_zyx, strict=True))
     result: tuple[Any, Any, Any, Any, Any] = kernels.encode_brick(mem, sz, sy, *grid, nz, ny, nx, emit)
     return result
@@ -429,7 +444,7 @@ def check_block(block: Buffer, expected_shape_zyx: Sequence[int] | None = None) 
     if expected_shape_zyx is not None and shape != tuple(expected_shape_zyx):
         raise FormatError(f"label block of {shape} voxels (z, y, x), expected {tuple(expected_shape_zyx)}")
     if n > 1:
-        _raise(kernels.check(buf, *grid, n))
+        raise_for(kernels.check(buf, *grid, n))
 
 
 # ------------------------------------------------------------------ decode
@@ -442,8 +457,12 @@ def _decode(
     start: tuple[int, int, int],
     stop: tuple[int, int, int],
     out: NDArray[Any],
+    zero: Any = np.uint64(0),
 ) -> None:
-    """Write voxels [start, stop) of the block to out, an array of that shape and of the table's dtype."""
+    """Write voxels [start, stop) of the block to out, an array of that shape and of the table's dtype.
+
+    `zero` is what voxels of sub-blocks without any label become.
+    """
     if table.size == 1:
         out[...] = table[0]
         return
@@ -451,7 +470,7 @@ def _decode(
         return
     target = out if _in_place(out) else np.empty(out.shape, table.dtype)
     flat, sz, sy = _flat(target, writeable=True)
-    _raise(kernels.decode_box(buf, *grid, table, table.dtype.type(0), flat, 0, sz, sy, start, stop))
+    raise_for(kernels.decode_box(buf, *grid, table, zero, flat, 0, sz, sy, start, stop))
     if target is not out:
         out[...] = target
 
@@ -638,14 +657,61 @@ def mask(
         out = _allocate(shape, np.bool_, max_voxels)
     else:
         _check_out(out, shape, np.bool_)
-    hits = np.isin(_table(buf, n), np.asarray(labels, np.uint64))
-    if not hits.any():
-        if n > 1:
-            _raise(kernels.check(buf, *grid, n))
-        out[...] = False
-    else:
-        _decode(buf, grid, hits, (0, 0, 0), shape, out)
+    _decode_mask(buf, grid, n, np.unique(np.asarray(labels, np.uint64)), out)
     return out
+
+
+def mask_sorted(block: Buffer, sorted_labels: NDArray[np.uint64], out: NDArray[np.bool_]) -> bool:
+    """`mask` for many blocks and one set of ascending labels; false, and `out` untouched, if no label is listed.
+
+    Raises
+    ------
+    FormatError
+        If the block can't be decoded or has another shape than `out`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask_sorted(solid_block(9, (8, 8, 8)), np.array([4, 7], np.uint64), np.empty((8, 8, 8), bool))
+    False
+    """
+    buf, grid, n = _parse(block)
+    _check_out(out, _voxel_shape(grid), np.bool_)
+    zero = bool(sorted_labels.size) and int(sorted_labels[0]) == 0
+    if not zero and not _hits(_table(buf, n), sorted_labels).any():
+        return False
+    _decode_mask(buf, grid, n, sorted_labels, out)
+    return True
+
+
+def table_hits(
+    block: Buffer, labels: ArrayLike
+) -> tuple[NDArray[np.uint8], tuple[int, int, int], NDArray[np.bool_], bool]:
+    """Bytes, sub-blocks (z, y, x), which table entries are among the labels, and whether label 0 is."""
+    buf, grid, n = _parse(block)
+    wanted = np.unique(np.asarray(labels, np.uint64))
+    return buf, grid, _hits(_table(buf, n), wanted), bool(wanted.size and wanted[0] == 0)
+
+
+def _hits(table: NDArray[np.uint64], sorted_labels: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which table entries are among the ascending labels."""
+    if sorted_labels.size == 0:
+        return np.zeros(table.size, np.bool_)
+    at = np.minimum(np.searchsorted(sorted_labels, table), sorted_labels.size - 1)
+    hits: NDArray[np.bool_] = sorted_labels[at] == table
+    return hits
+
+
+def _decode_mask(
+    buf: NDArray[np.uint8],
+    grid: tuple[int, int, int],
+    n: int,
+    sorted_labels: NDArray[np.uint64],
+    out: NDArray[np.bool_],
+) -> None:
+    # sub-blocks without any label are 0, which may be what is looked for
+    zero = np.bool_(sorted_labels.size and sorted_labels[0] == 0)
+    _decode(buf, grid, _hits(_table(buf, n), sorted_labels), (0, 0, 0), _voxel_shape(grid), out, zero)
 
 
 # ------------------------------------------------------------------ count, normalise, down-sample
@@ -675,7 +741,7 @@ def count(block: Buffer) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         return table, np.array([grid[0] * grid[1] * grid[2] * kernels.SUB_VOXELS])
     counts = np.zeros(n, np.int64)
     result, empty = kernels.count_entries(buf, *grid, counts)
-    _raise(result)
+    raise_for(result)
     if empty:
         table, counts = np.append(table, np.uint64(0)), np.append(counts, empty)
     merged: tuple[Any, Any] = kernels.merge_counts(table, counts)
@@ -777,7 +843,7 @@ def _downsample_octant(octant: _Parsed, i: int, dense: NDArray[np.uint64]) -> No
     if n == 1:
         kernels.fill_box(flat, corner, sz, sy, hz, hy, hx, table[0])
     else:
-        _raise(kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
+        raise_for(kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
 
 
 def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -799,7 +865,7 @@ def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
     >>> int(downsample_array(np.array([[[0, 0], [0, 0]], [[4, 3], [0, 0]]], np.uint64))[0, 0, 0])
     3
     """
-    mem, sz, sy = _readable(labels_zyx)
+    mem, sz, sy = flat_labels(labels_zyx)
     out = np.empty([(n + 1) // 2 for n in labels_zyx.shape], np.uint64)
     if out.size:
         nz, ny, nx = labels_zyx.shape
