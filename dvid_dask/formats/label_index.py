@@ -105,7 +105,7 @@ def encode_index(index: LabelIndex) -> bytes:
     --------
     >>> columns = {"block_zyx": np.array([[3, 2, 1]]), "supervoxel": np.array([7]), "count": np.array([100])}
     >>> encode_index(LabelIndex(7, **columns)).hex()
-    '0a10088180808280880312060a04080710641007'
+    '0a10088180808280800312060a04080710641007'
     """
     blocks = np.asarray(index.block_zyx, np.int32).reshape(-1, 3)
     supervoxels = np.asarray(index.supervoxel, np.uint64)
@@ -155,7 +155,7 @@ def decode_index(data: Buffer) -> LabelIndex:
 
     Examples
     --------
-    >>> index = decode_index(bytes.fromhex("0a10088180808280880312060a04080710641007"))
+    >>> index = decode_index(bytes.fromhex("0a10088180808280800312060a04080710641007"))
     >>> index.label, index.block_zyx, index.supervoxel, index.count
     (7, array([[3, 2, 1]], dtype=int32), array([7], dtype=uint64), array([100], dtype=uint32))
     """
@@ -194,7 +194,8 @@ def _last_of_each(
     new_block = np.append(k[1:] != k[:-1], True)
     last_entry = np.repeat(e[new_block], np.diff(np.flatnonzero(new_block), prepend=-1))
     new_row = np.append((k[1:] != k[:-1]) | (e[1:] != e[:-1]) | (s[1:] != s[:-1]), True)
-    return order[(e == last_entry) & new_row]
+    kept: NDArray[np.intp] = order[(e == last_entry) & new_row]
+    return kept
 
 
 def encode_indices(indices: Iterable[LabelIndex]) -> bytes:
