@@ -1,0 +1,376 @@
+"""The store: a pool of data, and trees that share it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import tensorstore as ts
+
+from . import manifest as manifests
+from .backend import Backend, backend, canonical
+from .diff import Change, diff
+from .errors import BadStore, NewerFormat, ReadOnly, StoreError, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
+from .tree import REFS, Tree, TreeState, manifest_path, read_manifest
+from .view import View
+
+FORMAT = "format.json"
+#: Number of the layout that this module writes.
+VERSION = 1
+
+#: A file that makes a tree exist: its manifest, or a numbered one.
+_NEWEST = {False: re.compile(r"/manifest\.ocdbt$"), True: re.compile(r"/manifest\.[0-9a-f]{16}$")}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    """What was chosen when the store was created; never changed after.
+
+    Parameters
+    ----------
+    node_bytes
+        Largest B+tree node, decoded. Small nodes make small commits: each rewrites one from root to leaf.
+    inline_bytes
+        Largest value that is kept inside a leaf.
+    compression_level
+        Of zstd, for nodes and inline values.
+    """
+
+    node_bytes: int = 100_000
+    inline_bytes: int = 256
+    compression_level: int = 0
+
+
+class _Head(msgspec.Struct, frozen=True):
+    store: str
+    format: int
+
+
+class _Format(msgspec.Struct, frozen=True, kw_only=True):
+    store: str
+    format: int
+    settings: Settings
+    #: Manifest of an empty tree, and the file that says that a tree's manifests are numbered; base64 in JSON.
+    empty: bytes
+    numbered: bytes
+
+
+class Store:
+    """A store of trees. Made by `Store.create`, found by `Store.open`; safe to use from many threads and processes.
+
+    A store pickles as its URL. It does not survive `os.fork`: start workers with multiprocessing's "spawn" method.
+
+    Examples
+    --------
+    >>> store = Store.create("memory://example")
+    >>> main = store.create_tree("main")
+    >>> main.update(lambda tx: tx.put_many([(b"a", b"1"), (b"b", b"2")]))
+    >>> draft = store.branch("main", "draft")
+    >>> draft.update(lambda tx: tx.put(b"a", b"7"))
+    >>> list(main.view().scan()), draft.view().get(b"a")
+    ([(b'a', b'1'), (b'b', b'2')], b'7')
+    >>> [(change.key, change.kind) for change in store.diff(main.view(), draft.view())]
+    [(b'a', 'changed')]
+    """
+
+    def __init__(self, where: Backend, *, read_only: bool) -> None:
+        self._where = where
+        self._read_only = read_only
+
+    @classmethod
+    def create(
+        cls, url: str | os.PathLike[str], *, node_bytes: int = 100_000, inline_bytes: int = 256, compression_level: int = 0
+    ) -> Self:
+        """Create a store.
+
+        Parameters
+        ----------
+        url
+            A path, or a URL ``file://``, ``memory://name``, ``s3://bucket/path`` or ``gs://bucket/path``. S3 takes
+            ``?endpoint=http://host:port``, ``&region=``, ``&profile=`` and ``&anonymous=true``. A store in memory lives
+            as long as this process.
+        node_bytes, inline_bytes, compression_level
+            See `Settings`; they hold for the store's life.
+
+        Raises
+        ------
+        StoreExists
+            There is a store, or a folder that isn't empty.
+        ReadOnly
+            No permission to write there.
+        """
+        settings = Settings(node_bytes=node_bytes, inline_bytes=inline_bytes, compression_level=compression_level)
+        if not 1_000 <= node_bytes <= 1 << 30:
+            raise ValueError(f"node_bytes is from 1,000 to 2^30, not {node_bytes}")
+        if not 0 <= inline_bytes <= 1 << 20:
+            raise ValueError(f"inline_bytes is from 0 to 2^20, not {inline_bytes}")
+        if not -7 <= compression_level <= 22:
+            raise ValueError(f"compression_level is from -7 to 22, not {compression_level}")
+        place = canonical(url)
+        where = backend(place)
+        if where.read(FORMAT) is not None:
+            raise StoreExists(f"{place} is a store already; open it, or choose another place")
+        if where.folder is not None:
+            _make_folder(where.folder, place)
+        elif where.list():
+            raise StoreExists(f"{place} holds something that isn't a store; choose an empty place")
+        empty, numbered = _templates(settings)
+        document = _Format(store="dvid-dask", format=VERSION, settings=settings, empty=empty, numbered=numbered)
+        if not where.write_new(FORMAT, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"):
+            raise StoreExists(f"{place} was created by somebody else just now; open it")
+        if where.folder is not None:
+            where.sync_folder(".")
+        return cls.open(place)
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str], *, read_only: bool = False) -> Self:
+        """Open a store.
+
+        Raises
+        ------
+        StoreNotFound
+            There is none.
+        BadStore
+            What is there isn't ours, or is damaged.
+        NewerFormat
+            It was written by a newer release.
+        """
+        place = canonical(url)
+        where = backend(place)
+        _format_of(where)
+        return cls(where, read_only=read_only)
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[str, bool]]:
+        return _reopen, (self.url, self._read_only)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}{' read-only' if self._read_only else ''}>"
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self._where.url
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened read-only."""
+        return self._read_only
+
+    @property
+    def settings(self) -> Settings:
+        """What was chosen when it was created."""
+        return _format_of(self._where).settings
+
+    # ---- trees -------------------------------------------------------------------------------------------------------
+
+    def tree(self, name: str) -> Tree:
+        """Return the tree of this name.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
+        tree = Tree(self, _state(self._where, _checked(name)))
+        tree.view()
+        return tree
+
+    def has_tree(self, name: str) -> bool:
+        """Tell whether there is a tree of this name."""
+        try:
+            self.tree(name)
+        except TreeNotFound:
+            return False
+        return True
+
+    def trees(self) -> list[str]:
+        """Return the names of all trees, sorted."""
+        where = self._where
+        if where.folder is not None:
+            where.check()
+            try:
+                return sorted(e.name for e in os.scandir(where.folder / REFS) if os.path.exists(f"{e.path}/{manifests.NAME}"))
+            except FileNotFoundError:
+                return []
+            except OSError as error:
+                raise translate(error, "listing its trees", self.url) from error
+        names = {path.split("/")[0] for path in where.list(REFS) if _NEWEST[where.numbered].search(path)}
+        return sorted(names)
+
+    def create_tree(self, name: str) -> Tree:
+        """Create an empty tree.
+
+        Raises
+        ------
+        TreeExists
+            There is one of this name.
+        """
+        self._writable()
+        return self._new_tree(_checked(name), _format_of(self._where).empty)
+
+    def branch(self, source: str | View, name: str) -> Tree:
+        """Create a tree that begins as another is now, or as a view of it was. Copies one manifest of a few hundred bytes.
+
+        The source needn't be sealed. A view must be younger than gc's grace period if its tree has moved on since.
+
+        Raises
+        ------
+        TreeNotFound
+            There is no `source`.
+        TreeExists
+            There is a tree of this name.
+        """
+        self._writable()
+        _checked(name)
+        view = self.tree(source).view(0) if isinstance(source, str) else source
+        if view._where.url != self.url:
+            raise ValueError(f"a branch shares its source's data: the view is of {view._where.url}, this store is {self.url}")
+        return self._new_tree(name, view.manifest.single(1))
+
+    def _new_tree(self, name: str, manifest: bytes) -> Tree:
+        where = self._where
+        where.check()
+        folder = f"{REFS}{name}/"
+        exists = f"{self.url} has a tree {name!r} already; choose another name"
+        if where.numbered:
+            if read_manifest(where, name) is not None:
+                raise TreeExists(exists)
+            where.write(manifest_path(name), _format_of(where).numbered)
+            made = where.write_new(f"{folder}{manifests.NUMBERED}{1:016x}", manifest)
+        else:
+            made = where.write_new(manifest_path(name), manifest)
+        if not made:
+            raise TreeExists(exists)
+        where.sync_folder(REFS)
+        return Tree(self, _state(where, name))
+
+    def drop_tree(self, name: str) -> None:
+        """Drop a tree. Its data goes with the next `gc` that finds nobody else using it.
+
+        Whoever writes to the tree at this moment may bring an empty tree of its name back.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
+        self._writable()
+        self.tree(name)
+        where = self._where
+        folder = f"{REFS}{name}/"
+        if where.numbered:
+            # oldest first: until the last is gone, the tree is what it was
+            for path in sorted(where.list(folder + manifests.NUMBERED)):
+                where.delete(folder + manifests.NUMBERED + path)
+        else:
+            where.delete(manifest_path(name))
+        if where.folder is not None:
+            for path in (f"{manifest_path(name)}.__lock",):
+                (where.folder / path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody made one of the same name again
+                (where.folder / folder).rmdir()
+            where.sync_folder(REFS)
+        where.trees.pop(name, None)
+
+    def seal(self, name: str) -> None:
+        """Make a tree immutable: from here on it is read and branched, never written."""
+        self._writable()
+        tree = self.tree(name)
+        if not tree.view(0).sealed:
+            tree.update(lambda tx: tx._seal(name))
+
+    def diff(self, a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Iterator[Change]:
+        """Iterate over the keys whose values differ between two states, in order.
+
+        Nodes that both trees share are skipped, so that the cost is that of the changes, whatever the trees hold.
+
+        Raises
+        ------
+        ValueError
+            The views are of different stores.
+        """
+        for view in (a, b):
+            if view._where.url != self.url:
+                raise ValueError(f"the view is of {view._where.url}, this store is {self.url}")
+        return diff(a, b, start, stop)
+
+    def _writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly(f"{self.url} was opened read-only; open it without read_only to write")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _state(where: Backend, name: str) -> TreeState:
+    state = where.trees.get(name)
+    if not isinstance(state, TreeState):
+        state = where.trees.setdefault(name, TreeState(where, name))
+    return state
+
+
+def _reopen(url: str, read_only: bool) -> Store:
+    return Store.open(url, read_only=read_only)
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"a tree's name is 1 to 200 letters, digits, '.', '_' or '-', and begins with a letter or digit: {name!r}")
+    return name
+
+
+def _make_folder(folder: Path, place: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StoreExists(f"{place} holds something that isn't a store; choose an empty folder")
+    except FileExistsError as error:
+        if isinstance(error, StoreExists):
+            raise
+        raise StoreExists(f"{place} is not a folder; choose another place") from error
+    except OSError as error:
+        raise translate(error, "creating it", place) from error
+
+
+def _format_of(where: Backend) -> _Format:
+    if isinstance(where.format, _Format):
+        return where.format
+    data = where.read(FORMAT)
+    if data is None:
+        if where.scheme == "memory":
+            raise StoreNotFound(f"there is no store at {where.url} in this process; memory is not shared between processes")
+        raise StoreNotFound(f"there is no store at {where.url} (no {FORMAT}); create it first")
+    try:
+        version = msgspec.json.decode(data, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadStore(f"{where.url}/{FORMAT} is damaged or not ours ({error}); restore it from a backup") from error
+    if version.store != "dvid-dask":
+        raise BadStore(f"{where.url}/{FORMAT} belongs to {version.store!r}, not to us; choose another place")
+    if version.format > VERSION:
+        raise NewerFormat(f"{where.url} is of format {version.format}, this release reads up to {VERSION}; install a newer release")
+    try:
+        where.format = msgspec.json.decode(data, type=_Format)
+    except msgspec.DecodeError as error:
+        raise BadStore(f"{where.url}/{FORMAT} is damaged ({error}); restore it from a backup") from error
+    manifests.check(where.format.empty, f"{where.url}/{FORMAT}")
+    return where.format
+
+
+def _templates(settings: Settings) -> tuple[bytes, bytes]:
+    """Return the manifest of an empty tree, and the file that says that a tree's manifests are numbered."""
+    config = {
+        "max_decoded_node_bytes": settings.node_bytes,
+        "max_inline_value_bytes": settings.inline_bytes,
+        "compression": {"id": "zstd", "level": settings.compression_level},
+        "manifest_kind": "numbered",
+    }
+    context = ts.Context()
+    tree = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "memory"}, "config": config}, context=context).result()
+    tree.write(b"a", b"").result()
+    memory = ts.KvStore.open({"driver": "memory"}, context=context).result()
+    return memory.read(f"{manifests.NUMBERED}{1:016x}").result().value, memory.read(manifests.NAME).result().value

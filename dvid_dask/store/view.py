@@ -1,0 +1,238 @@
+"""A view: one state of one tree, read-only, forever the same."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import count
+from typing import Any, TypeVar
+
+import tensorstore as ts
+
+from . import manifest as manifests
+from .backend import Backend, backend
+from .errors import translate
+from .keys import SEALED, bounds
+from .nodes import Cuts
+
+T = TypeVar("T")
+
+#: Values fetched at once by `View.scan` and `View.get_many`.
+_BATCH = 4096
+#: A staleness bound that any cached node satisfies: the manifest of a pinned state never changes.
+_CACHED = 0
+
+_serial = count()
+
+
+def open_pinned(where: Backend, manifest: bytes) -> tuple[ts.KvStore, ts.KvStore, str]:
+    """Open the state that a manifest names, whatever becomes of the tree later.
+
+    Returns the store, the memory that holds its manifest, and the name of it there.
+    """
+    folder = f"{next(_serial)}/"
+    memory_spec = {"driver": "memory", "path": folder, "memory_key_value_store": "memory_key_value_store#pins"}
+    memory = ts.KvStore.open(memory_spec, context=where.pins).result()
+    memory.write(manifests.NAME, manifest).result()
+    store = ts.KvStore.open({"driver": "ocdbt", "base": where.spec, "manifest": memory_spec}, context=where.pins).result()
+    return store, memory, manifests.NAME
+
+
+class Rover:
+    """A reader that moves along with a tree's newest state, and keeps its cache of nodes on the way.
+
+    tensorstore caches nodes per opened store, so a newly pinned state would begin with a cold cache after each commit. A
+    rover is opened once per tree; its manifest lies in memory and is exchanged when the tree moves on. A reader notes
+    `epoch` before it reads and believes what it read if `epoch` is the same after.
+    """
+
+    def __init__(self, where: Backend, manifest: bytes) -> None:
+        self._lock = threading.Lock()
+        self.kvstore, self._memory, self._name = open_pinned(where, manifest)
+        weakref.finalize(self, _forget, self._memory)
+        self.epoch = 0
+        self.held: bytes | None = manifest
+
+    def move(self, manifest: bytes) -> None:
+        """Go to another state of the tree."""
+        with self._lock:
+            if self.held is manifest:
+                return
+            self.held = None
+            self.epoch += 1
+            self._memory.write(self._name, manifest).result()
+            self.kvstore.read(SEALED, staleness_bound=float("inf")).result()
+            self.held = manifest
+
+
+def _forget(memory: ts.KvStore) -> None:
+    memory.delete_range(ts.KvStore.KeyRange())
+
+
+class View:
+    """One state of a tree. Gotten from `Tree.view`; reads are consistent with each other however late they come.
+
+    A view pickles as the store's URL and its manifest (a few hundred bytes): whoever unpickles it, elsewhere, reads exactly the
+    same state. On an open tree the nodes of a superseded state are kept for gc's grace period (an hour by default); on a
+    sealed one for as long as the tree exists.
+    """
+
+    def __init__(self, where: Backend, tree: str, manifest: bytes, rover: Rover | None = None, cuts: Cuts | None = None) -> None:
+        self._where = where
+        self._tree = tree
+        self._manifest = manifest
+        self._rover = rover
+        self._cuts = cuts or Cuts()
+        self._lock = threading.Lock()
+        self._own: ts.KvStore | None = None
+        self._sealed: tuple[bool, bytes] | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., View], tuple[str, str, bytes]]:
+        if self._where.scheme == "memory":
+            # the data is in this process; a pickle that never leaves it still finds it
+            return _restore_in_process, (self._where.url, self._tree, self._manifest)
+        return _restore, (self._where.url, self._tree, self._manifest)
+
+    def __repr__(self) -> str:
+        return f"<View of tree {self._tree!r} at {self.token[:8]} in {self._where.url}>"
+
+    @property
+    def name(self) -> str:
+        """Name of the tree."""
+        return self._tree
+
+    @property
+    def token(self) -> str:
+        """Name of this state; views of equal token hold the same."""
+        return blake2b(self._manifest, digest_size=16).hexdigest()
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the tree was sealed in this state."""
+        return self._seal()[0]
+
+    @property
+    def kvstore(self) -> ts.KvStore:
+        """This state as a read-only tensorstore key-value store, for arrays: ``{"driver": "zarr3", "kvstore": ...}``."""
+        return self._pinned()
+
+    @property
+    def manifest(self) -> manifests.Manifest:
+        """The decoded manifest."""
+        return manifests.decode(self._manifest)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        result = self._read(lambda kvstore: kvstore.read(key, staleness_bound=_CACHED).result(), "reading a key")
+        return None if result.state == "missing" else result.value
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of many keys, in their order, None for those that are missing; much faster than one by one."""
+        return [None if r.state == "missing" else r.value for r in self._results(keys)]
+
+    def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
+        """Iterate over the keys from `start` to before `stop` in order, in bounded memory."""
+        low, high = bounds(start, stop)
+        for first, last in self._ranges(low, high):
+            yield from self._list(first, last)
+
+    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the keys from `start` to before `stop` and their values in order, in bounded memory."""
+        for key, result in self.scan_results(start, stop):
+            yield key, result.value
+
+    def scan_results(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, Any]]:
+        """Scan, with tensorstore's results, which know the generation of each value."""
+        low, high = bounds(start, stop)
+        size = 64  # values may be large: grow from few, so that a reader who stops early has not paid for many
+        for first, last in self._ranges(low, high):
+            found = self._list(first, last)
+            at = 0
+            while at < len(found):
+                part = found[at : at + size]
+                results = self._results(part)
+                yield from zip(part, results, strict=True)
+                at += size
+                nbytes = sum(len(result.value) for result in results)
+                size = max(16, min(_BATCH, (16 << 20) * len(part) // (nbytes + 1), size * 4))
+
+    def results(self, keys: Iterable[bytes], *, values: bool = True) -> list[Any]:
+        """Read many keys as tensorstore's results; without values, their generations alone."""
+        return self._results(list(keys), slice(None) if values else slice(0, 0))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _results(self, keys: Sequence[bytes], part: slice | None = None) -> list[Any]:
+        found: list[Any] = []
+        remote = self._where.remote
+        for at in range(0, len(keys), _BATCH):
+            some = keys[at : at + _BATCH]
+            found += self._read(lambda kvstore, some=some: _read_all(kvstore, some, part, remote), "reading keys")
+        return found
+
+    def _list(self, first: bytes, last: bytes) -> list[bytes]:
+        span = ts.KvStore.KeyRange(first, last)
+        found: list[bytes] = self._read(lambda kvstore: kvstore.list(span).result(), "listing keys")
+        found.sort()
+        return found
+
+    def _ranges(self, low: bytes, high: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if high and low >= high:
+            return iter(())
+        return self._cuts.ranges(self._where, self._manifest, low, high)
+
+    def _read(self, action: Callable[[ts.KvStore], T], doing: str) -> T:
+        self._where.check()
+        try:
+            rover = self._rover
+            if rover is not None:
+                epoch = rover.epoch
+                if rover.held is self._manifest:
+                    result = action(rover.kvstore)
+                    if rover.epoch == epoch:
+                        return result
+            return action(self._pinned())
+        except (ValueError, OSError) as error:
+            raise translate(error, f"{doing} of tree {self._tree!r}", self._where.url) from error
+
+    def _pinned(self) -> ts.KvStore:
+        own = self._own
+        if own is None:
+            with self._lock:
+                if self._own is None:
+                    self._where.check()
+                    self._own, memory, _ = open_pinned(self._where, self._manifest)
+                    # the opened store has the manifest in its cache for good; what it reads from is forgotten with the view
+                    weakref.finalize(self, _forget, memory)
+                own = self._own
+        return own
+
+    def _seal(self) -> tuple[bool, bytes]:
+        if self._sealed is None:
+            result = self._read(lambda kvstore: kvstore.read(SEALED, staleness_bound=_CACHED).result(), "reading the seal")
+            sealed = result.state == "value" and result.value == self._tree.encode()
+            self._sealed = sealed, result.stamp.generation
+        return self._sealed
+
+
+def _read_all(kvstore: ts.KvStore, keys: Sequence[bytes], part: slice | None, batched: bool) -> list[Any]:
+    read = kvstore.read
+    if batched:
+        with ts.Batch() as batch:
+            futures = [read(key, staleness_bound=_CACHED, byte_range=part, batch=batch) for key in keys]
+    else:
+        futures = [read(key, staleness_bound=_CACHED, byte_range=part) for key in keys]
+    return [future.result() for future in futures]
+
+
+def _restore(url: str, tree: str, manifest: bytes) -> View:
+    return View(backend(url), tree, manifest)
+
+
+def _restore_in_process(url: str, tree: str, manifest: bytes) -> View:
+    from .store import Store
+
+    Store.open(url)  # says so if this is another process, where there is nothing
+    return View(backend(url), tree, manifest)
