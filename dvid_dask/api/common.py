@@ -98,7 +98,7 @@ def post_tags(call: Call) -> Response:
     """
     data = call.body.all(limit=1 << 24)
     tags = decode_tags(data) if data else {}
-    call.datatype.set_tags(tags, replace=call.flag("replace"))
+    call.datatype.set_tags(tags, replace=call.flag("replace"), force=call.force)
     return empty()
 
 
@@ -120,7 +120,7 @@ def post_sync(call: Call) -> Response:
     They are added to those it follows already, or replace them with ``?replace=true``; an empty text then ends all.
     """
     names = call.json(_Sync, limit=1 << 20).sync
-    call.datatype.set_syncs(names.split(",") if names else [], replace=call.flag("replace"))
+    call.datatype.set_syncs(names.split(",") if names else [], replace=call.flag("replace"), force=call.force)
     return empty()
 
 

@@ -5,8 +5,6 @@ The order of what is checked is DVID's: version selector, read-only server, inst
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import TYPE_CHECKING
 
 from dvid_dask.errors import BadRequest, LockedVersion, NotFound
@@ -80,11 +78,7 @@ def blobs(call: Call) -> Response:
     if len(call.args) != 1:
         raise BadRequest("blobstore needs one reference as the next part of the path")
     reference = call.args[0]
-    try:
-        raw = base64.b64decode(reference.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError, ValueError):
-        raise BadRequest(f'"{reference[:80]}" is no blob reference (URL-safe base64)') from None
-    blob = call.server.datastore.get_blob(reference) if raw else None
+    blob = call.server.datastore.get_blob(reference)
     if not blob:
         raise NotFound(f"there is no blob {reference[:80]}")
     return octets(blob)

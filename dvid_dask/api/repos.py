@@ -183,5 +183,5 @@ def post_resolve(request: VersionRequest) -> Response:
     Answer: ``{"child": "<uuid>"}``.
     """
     body = fold(request.body.all(LIMIT), _Resolve)
-    child = request.repo.resolve(body.parents, data=body.data, note=body.note)
+    child = request.repo.resolve(body.data, body.parents, note=body.note)
     return json({"child": child.uuid})

@@ -67,7 +67,10 @@ def serve(
     at, number = split_address(config.http_address)
     at, number = host if host is not None else at, port if port is not None else number
     read_only = config.mode == "readonly"
-    datastore = dvid_dask.open(store, read_only=read_only) if isinstance(store, (str, os.PathLike)) else store
+    if isinstance(store, (str, os.PathLike)):
+        datastore = dvid_dask.open(os.fspath(store), read_only=read_only)
+    else:
+        datastore = store
     app = create_app(datastore, config)
     listener = _listen(at, number)
     server = Server(app.state.server, uvicorn.Config(app, log_config=None, access_log=False, server_header=False))

@@ -1,0 +1,93 @@
+"""Faces of the datatypes whose operations are still to come: they answer what all types answer, and 501."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .face import Call, Face
+from .nodes import LIMIT, fold
+from .responses import text
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+__all__ = ["FACES"]
+
+_RAW = ("raw", "isotropic", "pseudocolor", "label", "labels", "blocks")
+_SPARSE = ("sparsevol", "sparsevol-by-point", "sparsevol-coarse", "maxlabel", "nextlabel", "merge")
+_SPLIT = ("split", "split-coarse")
+
+tarsupervoxels = Face(
+    "tarsupervoxels",
+    about="A file for each supervoxel, usually a mesh, fetched by body as a tar.",
+    common=("sync",),
+    planned=("supervoxel", "tarfile", "missing", "exists", "load"),
+)
+
+
+@tarsupervoxels.post("info")
+def post_info(call: Call) -> Response:
+    """Change the files' extension: JSON ``{"Extension": "drc"}``."""
+    settings: dict[str, Any] = fold(call.body.all(LIMIT), dict[str, Any])
+    call.instance.configure(settings)
+    return text(f"Changed {call.instance.name} based on received settings.\n")
+
+
+FACES = (
+    tarsupervoxels,
+    Face(
+        "annotation",
+        about="Points with tags and relationships, found by box, label and tag.",
+        common=("tags", "sync"),
+        planned=(
+            *("elements", "element", "move", "label", "labels", "tag", "roi"),
+            *("blocks", "all-elements", "scan", "reload"),
+        ),
+    ),
+    Face(
+        "neuronjson",
+        about="JSON annotations of neurons, by body id.",
+        common=("tags",),
+        planned=(
+            *("json_schema", "schema", "schema_batch", "all", "keys", "fields", "fieldtimes"),
+            *("keyrange", "keyrangevalues", "keyvalues", "key", "query"),
+        ),
+    ),
+    Face("roi", about="A region of interest: a set of blocks.", planned=("roi", "mask", "ptquery", "partition")),
+    Face(
+        "labelsz",
+        about="Counts of annotations by label and kind, in order of size.",
+        common=("sync",),
+        planned=("count", "counts", "top", "threshold", "reload"),
+    ),
+    Face(
+        "imagetile",
+        about="Precomputed 2-d tiles of an image.",
+        methods=("GET", "POST"),
+        planned=("metadata", "tile", "tilekey", "raw", "isotropic"),
+    ),
+    Face(
+        "labelarray",
+        about="Labels in compressed blocks with a label index.",
+        common=("sync", "metadata", "resolution"),
+        planned=(*_RAW, *_SPARSE, *_SPLIT, "specificblocks", "sparsevol-size", "sparsevols-coarse"),
+    ),
+    Face(
+        "labelblk",
+        about="Labels in plain blocks, without an index.",
+        common=("sync", "metadata", "resolution"),
+        methods=("GET", "POST", "DELETE"),
+        planned=_RAW,
+    ),
+    Face(
+        "labelvol",
+        about="Sparse volumes by label, made from a labelblk.",
+        common=("sync",),
+        planned=(*_SPARSE, *_SPLIT, "area", "resync"),
+    ),
+    Face(
+        "multichan16",
+        about="Fluorescence images of several channels. DVID itself can no longer load any.",
+        methods=("GET", "POST"),
+    ),
+)

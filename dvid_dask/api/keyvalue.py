@@ -1,0 +1,328 @@
+"""The HTTP side of keyvalue: single values with byte ranges, listings, and batches as protobuf, JSON or tar."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.formats import dvid_pb2 as pb
+
+from .face import Call, Face, decode_json
+from .failures import NOSNIFF
+from .responses import Response, empty, encode_json, octets, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["face"]
+
+face = Face(
+    "keyvalue",
+    about="""Bytes by name.
+
+    A key is one part of the path: any text without a slash, compared byte by byte. A value of length zero reads as
+    absent, though its key is listed.
+    """,
+    common=("tags", "mutations"),
+)
+
+# Values of a batch that are looked up at once.
+_BATCH = 256
+
+
+# ---------------------------------------------------------------------- one key
+
+
+@face.get("key", args="/<key>", head=False)
+def get_key(call: Call) -> Response:
+    """The value of a key, as ``application/octet-stream``; 404 where there is none.
+
+    ``?byte_start=a&byte_end=b`` gives bytes a to b, both included, with status 200; they must lie within the value.
+    The header ``Range: bytes=a-b`` (also ``a-`` and ``-n``) gives status 206, and 416 where it begins behind the end.
+    """
+    key = call.arg(0, "a key")
+    value: bytes | None = call.instance.get(key)
+    if value is None:
+        raise NotFound(f'Key "{key[:200]}" not found')
+    accept = {"Accept-Ranges": "bytes"}
+    bounds = _query_range(call, len(value))
+    header = call.headers.get("range")
+    if bounds is not None:
+        if header is not None:
+            raise BadRequest("byte_start and byte_end can't be combined with a Range header: use one of them")
+        return octets(value[bounds[0] : bounds[1] + 1], headers=accept)
+    span = None if header is None else _header_range(header, len(value))
+    if span is None:
+        return octets(value, headers=accept)
+    first, last = span
+    if first >= len(value) or first > last:
+        length = {"Content-Range": f"bytes */{len(value)}", **NOSNIFF}
+        return Response("the range begins behind the end of the value\n", 416, length, "text/plain; charset=utf-8")
+    where = {"Content-Range": f"bytes {first}-{last}/{len(value)}", **accept}
+    return octets(value[first : last + 1], status=206, headers=where)
+
+
+_UNSIGNED = re.compile(r"[0-9]{1,20}")
+
+
+def _query_range(call: Call, length: int) -> tuple[int, int] | None:
+    start, end = call.query.get("byte_start"), call.query.get("byte_end")
+    if start is None and end is None:
+        return None
+    if start is None or end is None:
+        raise BadRequest("byte_start and byte_end are needed together")
+    if not _UNSIGNED.fullmatch(start) or not _UNSIGNED.fullmatch(end):
+        raise BadRequest(f"byte_start={start[:40]}, byte_end={end[:40]}: both must be unsigned integers")
+    return check_range(int(start), int(end), length)
+
+
+def check_range(start: int, end: int, length: int) -> tuple[int, int]:
+    """An inclusive byte range that lies within a value.
+
+    Examples
+    --------
+    >>> check_range(0, 9, 10)
+    (0, 9)
+    >>> check_range(0, 10, 10)
+    Traceback (most recent call last):
+    ...
+    dvid_dask.errors.BadRequest: bytes 0 to 10 are not within a value of 10 bytes
+    """
+    if not start <= end < length:
+        raise BadRequest(f"bytes {start} to {end} are not within a value of {length} bytes")
+    return start, end
+
+
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)[ \t]*-[ \t]*([0-9]*)[ \t]*")
+
+
+def _header_range(header: str, length: int) -> tuple[int, int] | None:
+    """First and last byte of a Range header, the last within the value; ``None`` = a form that is ignored.
+
+    A range that can't be satisfied has its first byte behind its last or behind the end.
+
+    Examples
+    --------
+    >>> _header_range("bytes=2-5", 26), _header_range("bytes=-3", 26), _header_range("bytes=20-99", 26)
+    ((2, 5), (23, 25), (20, 25))
+    >>> _header_range("bytes=5-2", 26), _header_range("items=0-5", 26), _header_range("bytes=-", 26)
+    (None, None, None)
+    """
+    match = _RANGE.fullmatch(header)
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        return max(0, length - int(match[2])), length - 1
+    first = int(match[1])
+    if not match[2]:
+        return first, length - 1
+    return (first, min(int(match[2]), length - 1)) if first <= int(match[2]) else None
+
+
+@face.head("key", args="/<key>")
+def head_key(call: Call) -> Response:
+    """Whether the key is there: 200 or 404."""
+    if not call.instance.exists(call.arg(0, "a key")):
+        return empty(404)
+    response = empty()
+    # nobody looked how long the value is
+    del response.headers["content-length"]
+    response.headers["Accept-Ranges"] = "bytes"
+    return response
+
+
+@face.post("key", args="/<key>")
+def post_key(call: Call) -> Response:
+    """Set the value of a key to the body."""
+    key = call.arg(0, "a key")
+    call.instance.put(key, call.body.all(), user=call.user, app=call.app, force=call.force)
+    return empty()
+
+
+@face.delete("key", args="/<key>")
+def delete_key(call: Call) -> Response:
+    """Remove a key, whether it is there or not."""
+    call.instance.delete(call.arg(0, "a key"), user=call.user, app=call.app, force=call.force)
+    return empty()
+
+
+# ---------------------------------------------------------------------- listings
+
+
+@face.any("keys")
+def get_keys(call: Call) -> Response:
+    """All keys in order, as a JSON list."""
+    return stream(_json_list(iter(call.instance)), "application/json")
+
+
+@face.any("keyrange", args="/<first>/<last>")
+def get_keyrange(call: Call) -> Response:
+    """The keys from first to last, both included, as a JSON list."""
+    first, last = _range_of(call)
+    return stream(_json_list(call.instance.keyrange(first, last)), "application/json")
+
+
+def _range_of(call: Call) -> tuple[str, str]:
+    return call.arg(0, "the first key"), call.arg(1, "the last key")
+
+
+def _json_list(keys: Iterable[str]) -> Iterator[bytes]:
+    lead = b"["
+    for key in keys:
+        yield lead + encode_json(key)
+        lead = b","
+    yield b"[]" if lead == b"[" else b"]"
+
+
+@face.any("keyrangevalues", args="/<first>/<last>")
+def get_keyrangevalues(call: Call) -> Response:
+    """Keys with values from first to last, both included; values of length zero are left out.
+
+    ``?json=true``: a JSON object, the values as they are; ``&check=true`` refuses values that are no JSON.
+    ``?tar=true``: a tar file with a member for each key. Otherwise protobuf ``KeyValues``.
+    """
+    first, last = _range_of(call)
+    as_json, as_tar = _form(call)
+    pairs = call.instance.get_range(first, last)
+    if as_json:
+        return stream(_json_object(pairs, check=call.flag("check")), "application/json")
+    if as_tar:
+        return stream(_tar(pairs), "application/tar")
+    return stream(_protobuf(pairs))
+
+
+def _form(call: Call) -> tuple[bool, bool]:
+    as_json, as_tar = call.flag("json"), call.flag("tar") or call.flag("jsontar")
+    if as_json and as_tar:
+        raise BadRequest("json and tar can't be had together: choose one")
+    return as_json, as_tar
+
+
+def _check_json(key: str, value: bytes | memoryview) -> None:
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f'the value of key "{key[:200]}" is no JSON: {error}') from None
+
+
+def _json_object(pairs: Iterable[tuple[str, bytes]], *, check: bool) -> Iterator[bytes]:
+    lead = b"{"
+    for key, value in pairs:
+        if check:
+            _check_json(key, value)
+        yield b"".join((lead, encode_json(key), b":", value))
+        lead = b","
+    yield b"{}" if lead == b"{" else b"}"
+
+
+def _tar(pairs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    for key, value in pairs:
+        member = tarfile.TarInfo(key)
+        member.size, member.mode = len(value), 0o755
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        yield value
+        yield bytes(-len(value) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _protobuf(pairs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    # a message with repeated messages is the messages with one of them each, one after the other
+    for key, value in pairs:
+        yield pb.KeyValues(kvs=[pb.KeyValue(key=key, value=value)]).SerializeToString()
+
+
+# ---------------------------------------------------------------------- batches
+
+
+class _Wanted(msgspec.Struct):
+    """A key, or bytes of its value."""
+
+    key: str = ""
+    byte_start: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    byte_end: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+@face.get("keyvalues", head=False)
+def get_keyvalues(call: Call) -> Response:
+    """Values of the keys in the body.
+
+    ``?json=true``: the body is a JSON list of keys, or of ``{"key": k, "byte_start": a, "byte_end": b}``; answer a JSON
+    object, with ``{}`` for keys that aren't there. ``&check=true`` refuses values that are no JSON. ``?tar=true``: the
+    same body, answer a tar file with empty members for missing keys. Otherwise body ``Keys`` and answer ``KeyValues``
+    in protobuf.
+    """
+    as_json, as_tar = _form(call)
+    data = call.body.all()
+    kv = call.instance
+    if as_json or as_tar:
+        wanted = _wanted(data)
+        pairs = _slices(kv, wanted, as_json=as_json)
+        if as_tar:
+            return stream(_tar((key, value or b"") for key, value in pairs), "application/tar")
+        check = call.flag("check")
+        return stream(_json_object(_filled(pairs, check), check=False), "application/json")
+    keys = _parse(pb.Keys, data)
+    wanted = [_Wanted(k) for k in keys.keys]
+    wanted += [_Wanted(r.key, r.byte_start, r.byte_end) for r in keys.key_ranges]
+    return stream(_protobuf((key, value or b"") for key, value in _slices(kv, wanted, as_json=False)))
+
+
+def _wanted(data: bytes) -> list[_Wanted]:
+    found = decode_json(data, list[str | _Wanted] | None) or []  # type: ignore[arg-type]
+    if len({type(item) for item in found}) > 1:
+        raise BadRequest("the list mixes keys and objects: use one of the two")
+    wanted = [_Wanted(item) if isinstance(item, str) else item for item in found]
+    for item in wanted:
+        if (item.byte_start is None) != (item.byte_end is None):
+            raise BadRequest(f'key "{item.key[:200]}": byte_start and byte_end are needed together')
+    return wanted
+
+
+def _parse(message: Any, data: bytes) -> Any:
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"the body is no protobuf {message.DESCRIPTOR.name}: {error}") from None
+
+
+def _values(kv: Any, keys: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Keys with their values; no value for the empty key, which no instance can hold."""
+    found = iter(kv.get_many([key for key in keys if key]))
+    return ((key, next(found) if key else None) for key in keys)
+
+
+def _slices(kv: Any, wanted: Sequence[_Wanted], *, as_json: bool) -> Iterator[tuple[str, bytes | None]]:
+    """Keys with the bytes wanted of them. Ranges are checked before anything is sent, so that a bad one is a 400."""
+    ranged = [item for item in wanted if item.byte_start is not None]
+    cut: list[bytes | None] = []
+    for item, (key, value) in zip(ranged, _values(kv, [r.key for r in ranged]), strict=True):
+        if value is not None and item.byte_start is not None and item.byte_end is not None:
+            start, end = check_range(item.byte_start, item.byte_end, len(value))
+            value = value[start : end + 1]
+            if as_json:
+                _check_json(key, value)
+        cut.append(value)
+    slices = iter(cut)
+    whole = _values(kv, [item.key for item in wanted if item.byte_start is None])
+    return ((item.key, next(slices)) if item.byte_start is not None else next(whole) for item in wanted)
+
+
+def _filled(pairs: Iterable[tuple[str, bytes | None]], check: bool) -> Iterator[tuple[str, bytes]]:
+    for key, value in pairs:
+        if value is not None and check:
+            _check_json(key, value)
+        yield key, value or b"{}"
+
+
+@face.post("keyvalues")
+def post_keyvalues(call: Call) -> Response:
+    """Set the values of many keys, all or none: protobuf ``KeyValues``."""
+    message = _parse(pb.KeyValues, call.body.all())
+    pairs = [(kv.key, kv.value) for kv in message.kvs]
+    call.instance.put_many(pairs, user=call.user, app=call.app, force=call.force)
+    return empty()
