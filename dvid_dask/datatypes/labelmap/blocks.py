@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.errors import DamagedData
+from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.compression import zstd_compress, zstd_decompress
@@ -64,13 +64,13 @@ def decompress(value: bytes, layout: Layout) -> bytes:
 
     Raises
     ------
-    DamagedData
+    DamagedDataError
         If the value is no stored block of this layout.
     """
     try:
         return zstd_decompress(value, layout.max_bytes)
     except FormatError as e:
-        raise DamagedData(f"a stored label block doesn't decode: {e}") from e
+        raise DamagedDataError(f"a stored label block doesn't decode: {e}") from e
 
 
 def read_blocks(

@@ -37,14 +37,14 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from collections.abc import Mapping as MappingOf
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import Space, TxSpace
 
-__all__ = ["IndexRows", "apply_rows", "finish", "store_blocks", "store_brick"]
+__all__ = ["IndexRows", "add_counts", "apply_rows", "finish", "store_blocks", "store_brick"]
 
 
 @dataclass(frozen=True)
@@ -283,11 +283,51 @@ def apply_rows(space: TxSpace, rows: IndexRows, *, mapping: Mapping | None = Non
     NDArray[uint64]
         Bodies that were changed, ascending. Supervoxels that are retired (mapped to 0) are not indexed.
     """
-    body = (Mapping(space) if mapping is None else mapping).bodies(rows.supervoxel)
     kept = Rows.of(rows.block_zyx, rows.supervoxel, rows.count)
+    return _apply(space, kept, mapping, lambda _, part: part)
+
+
+def add_counts(
+    space: TxSpace, block_zyx: ArrayLike, supervoxel: ArrayLike, delta: ArrayLike, *, mapping: Mapping | None = None
+) -> NDArray[np.uint64]:
+    """Add voxels to (block, supervoxel) pairs of the label index, or take them away.
+
+    For rows that were counted in earlier commits: whatever others changed since stays counted. The caller sees to it
+    that each row is added once, by removing it in the same commit.
+
+    Parameters
+    ----------
+    space
+        Space of a transaction, as for `apply_rows`.
+    block_zyx, supervoxel, delta
+        int (n, 3), uint64 (n,) and int (n,): each pair once.
+    mapping
+        The mapping to use, if already read in this transaction.
+
+    Returns
+    -------
+    NDArray[uint64]
+        Bodies that were changed, ascending.
+    """
+    change = np.asarray(delta, np.int64)
+    rows = Rows.of(block_zyx, supervoxel, np.maximum(change, 0), np.arange(len(change), dtype=np.uint64))
+    index = Index(space)
+
+    def total(body: int, part: Rows) -> Rows:
+        counts = index.counts_of(body, part) + change[part.surface.astype(np.int64)]
+        return Rows.of(part.block_zyx, part.supervoxel, np.maximum(counts, 0))
+
+    return _apply(space, rows, mapping, total)
+
+
+def _apply(
+    space: TxSpace, rows: Rows, mapping: Mapping | None, of_existing: Callable[[int, Rows], Rows]
+) -> NDArray[np.uint64]:
+    """Write rows to the bodies of their supervoxels; for a body that has an index, what `of_existing` makes of them."""
+    body = (Mapping(space) if mapping is None else mapping).bodies(rows.supervoxel)
     order = np.argsort(body, kind="stable")
     order = order[body[order] != 0]
-    body, kept = body[order], kept[order]
+    body, rows = body[order], rows[order]
     bodies, starts = np.unique(body, return_index=True)
     ends = np.append(starts[1:], len(body))
     index = Index(space)
@@ -297,11 +337,12 @@ def apply_rows(space: TxSpace, rows: IndexRows, *, mapping: Mapping | None = Non
             if header is None:
                 fresh.append((a, b))
             else:
-                index.update(label, kept[a:b])
+                index.update(label, of_existing(label, rows[a:b]))
     if fresh:
         chosen = np.concatenate([np.arange(a, b) for a, b in fresh])
-        chosen = chosen[kept.count[chosen] > 0]
-        write_new_bodies(space, body[chosen], kept[chosen])
+        chosen = chosen[rows.count[chosen] > 0]
+        new = rows[chosen]
+        write_new_bodies(space, body[chosen], Rows.of(new.block_zyx, new.supervoxel, new.count))
     return bodies
 
 

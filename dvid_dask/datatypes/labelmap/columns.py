@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import cramjam
 import numpy as np
 
-from dvid_dask.datatypes.labelmap.errors import DamagedData
+from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.formats._jit import U, kernel
 
 if TYPE_CHECKING:
@@ -150,26 +150,26 @@ def unpack(data: bytes | memoryview, columns: int) -> NDArray[np.uint64]:
 
     Raises
     ------
-    DamagedData
+    DamagedDataError
         If the bytes are not such a table.
     """
     view = memoryview(data)
     if len(view) < 1 or view[0] > 1:
-        raise DamagedData("a stored table of the label index starts with neither 0 nor 1")
+        raise DamagedDataError("a stored table of the label index starts with neither 0 nor 1")
     body: memoryview = view[1:]
     if view[0]:
         try:
             body = memoryview(bytes(cramjam.zstd.decompress(body)))
         except cramjam.DecompressionError as e:
-            raise DamagedData(f"a stored table of the label index is not valid zstd: {e}") from e
+            raise DamagedDataError(f"a stored table of the label index is not valid zstd: {e}") from e
     if len(body) < 4:
-        raise DamagedData("a stored table of the label index is cut off")
+        raise DamagedDataError("a stored table of the label index is cut off")
     rows = int.from_bytes(body[:4], "little")
     if rows * columns * 8 > _MAX_BYTES:
-        raise DamagedData(f"a stored table of the label index claims {rows} rows")
+        raise DamagedDataError(f"a stored table of the label index claims {rows} rows")
     table = np.empty((columns, rows), np.uint64)
     buf = np.frombuffer(body, np.uint8)
     buf.flags.writeable = False
     if not _unpack(buf, table):
-        raise DamagedData("a stored table of the label index is cut off")
+        raise DamagedDataError("a stored table of the label index is cut off")
     return table

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dvid_dask.errors import DvidError
 
-__all__ = ["DamagedData"]
+__all__ = ["DamagedDataError"]
 
 
-class DamagedData(DvidError, RuntimeError):
+class DamagedDataError(DvidError, RuntimeError):
     """A stored value doesn't decode: the store is damaged or was written by something else. Run `fsck`."""
 
     status = 500

@@ -11,11 +11,13 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
     from dvid_dask.datatypes.base import Space, TxSpace
 
-__all__ = ["Extents", "grow_extents", "max_label", "raise_max_label", "read_extents", "set_extents"]
+__all__ = ["Extents", "grow_extents", "max_label", "raise_max_label", "read_extents", "set_extents", "united"]
 
 Point = tuple[int, int, int]
 
@@ -79,3 +81,11 @@ def raise_max_label(space: TxSpace, label: int, slot: int | None = None) -> None
     old = space.get(key)
     if label and (old is None or int.from_bytes(old, "big") < label):
         space.put(key, label.to_bytes(8, "big"))
+
+
+def united(values: Sequence[bytes]) -> bytes:
+    """Stored extents that hold all of these."""
+    first, *others = [msgspec.json.decode(v, type=Extents) for v in values]
+    for other in others:
+        first = first.union(other)
+    return msgspec.json.encode(first)

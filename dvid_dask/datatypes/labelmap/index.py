@@ -27,8 +27,8 @@ import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import pack, pack_groups, unpack
-from dvid_dask.datatypes.labelmap.errors import DamagedData
-from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, overlay
+from dvid_dask.datatypes.labelmap.errors import DamagedDataError
+from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -102,7 +102,9 @@ class Header:
     def decode(cls, value: bytes) -> tuple[Header, int]:
         """The header and where it ends."""
         if len(value) < _FIXED.size or value[0] != _VERSION:
-            raise DamagedData(f"a body's index record of version {value[:1].hex() or 'nothing'}, expected {_VERSION}")
+            raise DamagedDataError(
+                f"a body's index record of version {value[:1].hex() or 'nothing'}, expected {_VERSION}"
+            )
         _, voxels, blocks, rows, svs, buckets, mutation, *lengths = _FIXED.unpack_from(value)
         texts, at = [], _FIXED.size
         for n in lengths:
@@ -267,6 +269,21 @@ class Index:
         values = self._space.get_many([keys.body(b) for b in bodies])
         return [None if v is None else Header.decode(v)[0] for v in values]
 
+    def has_own_supervoxel(self, labels: Sequence[int]) -> list[bool]:
+        """For each label whether a body of that id has a supervoxel of that id."""
+        values = self._space.get_many([keys.body(label) for label in labels])
+        found = []
+        for label, value in zip(labels, values, strict=True):
+            if value is None:
+                found.append(False)
+                continue
+            header, end = Header.decode(value)
+            if header.paged:
+                found.append(bool(self.voxels_of(label, [label])[0]))
+            else:
+                found.append(bool((_rows_of_page(value[end:]).supervoxel == np.uint64(label)).any()))
+        return found
+
     def _record(self, body: int) -> tuple[Header, Rows] | None:
         """Header and, for a small body, its rows."""
         value = self._space.get(keys.body(body))
@@ -350,6 +367,29 @@ class Index:
         out = np.zeros(len(wanted), np.uint64)
         out[hit] = found.voxels[at[hit]].astype(np.uint64)
         return out
+
+    def counts_of(self, body: int, pairs: Rows) -> NDArray[np.int64]:
+        """Voxels stored for each (block, supervoxel) pair, 0 for those there are not; their own counts don't matter.
+
+        Of a paged body only the pages of these blocks are read.
+        """
+        record = self._record(body)
+        if record is None or not len(pairs):
+            return np.zeros(len(pairs), np.int64)
+        header, stored = record
+        if header.paged:
+            regions = np.unique(pairs.block_zyx >> 4, axis=0).astype(np.int32)
+            stored = Rows.concatenate(list(self._pages(body, regions)))
+        both = Rows.concatenate([stored, pairs])
+        order = np.lexsort((both.supervoxel, *both.block_zyx.T[::-1]))  # stable: a pair comes after what is stored
+        both = both[order]
+        follows = np.zeros(len(both), np.bool_)
+        follows[1:] = (both.supervoxel[1:] == both.supervoxel[:-1]) & ~first_of_block(both.block_zyx)[1:]
+        before = np.r_[np.int64(0), both.count[:-1].astype(np.int64)]
+        asked = order >= len(stored)
+        counts = np.zeros(len(pairs), np.int64)
+        counts[order[asked] - len(stored)] = np.where(follows, before, 0)[asked]
+        return counts
 
     def _lookup(self, body: int, wanted: NDArray[np.uint64]) -> _Bucket:
         """Rows of the supervoxel table for those of the wanted that the body has, ascending."""

@@ -33,6 +33,8 @@ __all__ = [
     "EXTENTS",
     "MAPPING",
     "MAPPING_BITS",
+    "MAX_LABEL",
+    "MAX_LABEL_SLOTS",
     "blocks",
     "blocks_of",
     "body",
@@ -54,7 +56,7 @@ _PAGE = b"P"
 _BUCKET = b"S"
 MAPPING = b"M"
 EXTENTS = b"Xextents"
-_MAX_LABEL = b"Xmax"
+MAX_LABEL = b"Xmax"
 
 MAPPING_BITS = 10
 """A mapping page holds 2**10 consecutive ids."""
@@ -137,4 +139,4 @@ def mapping_page_of(key: bytes) -> int:
 
 def max_label(slot: int) -> bytes:
     """Key of one slot of the version's largest label."""
-    return _MAX_LABEL + bytes([48 + slot % MAX_LABEL_SLOTS])
+    return MAX_LABEL + bytes([48 + slot % MAX_LABEL_SLOTS])

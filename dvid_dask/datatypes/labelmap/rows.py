@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLUMNS", "Rows", "distinct_blocks", "overlay"]
+__all__ = ["COLUMNS", "Rows", "distinct_blocks", "first_of_block", "overlay"]
 
 COLUMNS = 6
 _OFFSET = np.int64(1 << 31)
@@ -115,7 +115,7 @@ class Rows:
         return cls(np.ascontiguousarray(blocks.T), table[3], table[4].astype(np.uint32), table[5])
 
 
-def _first_of_block(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
+def first_of_block(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
     """For sorted rows: where another block begins."""
     first = np.ones(len(block_zyx), np.bool_)
     first[1:] = (block_zyx[1:] != block_zyx[:-1]).any(axis=1)
@@ -124,7 +124,7 @@ def _first_of_block(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def distinct_blocks(rows: Rows) -> NDArray[np.int32]:
     """int32 (n, 3): the blocks of the sorted rows, each once, in zyx order."""
-    return rows.block_zyx[_first_of_block(rows.block_zyx)]
+    return rows.block_zyx[first_of_block(rows.block_zyx)]
 
 
 def overlay(old: Rows, new: Rows, mutation: int | None = None) -> Rows:
@@ -149,7 +149,7 @@ def overlay(old: Rows, new: Rows, mutation: int | None = None) -> Rows:
     order = np.lexsort((both.supervoxel, *both.block_zyx.T[::-1]))  # stable: new ones after old
     both = both[order]
     is_new = order >= len(old)
-    first = _first_of_block(both.block_zyx)
+    first = first_of_block(both.block_zyx)
     block = np.cumsum(first) - 1
     groups = int(block[-1]) + 1 if len(block) else 0
     mark = np.zeros(groups, np.uint64)

@@ -131,8 +131,7 @@ def iter_blocks(
 ) -> Iterator[tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]]:
     """Coordinate (z, y, x), label block and table of bodies of each block that exists."""
     for coords, blocks, tables in mapped_blocks(space, layout, mapping, scale, block_zyx):
-        for (z, y, x), block, table in zip(coords.tolist(), blocks, tables, strict=True):
-            yield (z, y, x), block, table
+        yield from zip(coords.tolist(), blocks, tables, strict=True)
 
 
 def iter_box(

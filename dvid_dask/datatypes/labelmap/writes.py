@@ -6,6 +6,7 @@ old or the new blocks, extents and largest label of the version.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,6 +46,21 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @classmethod
+    def join(cls, parts: Sequence[Prepared]) -> Prepared:
+        """The blocks of all parts; no block may be in two."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = itertools.accumulate((len(p) for p in parts[:-1]), initial=0)
+        return cls(
+            np.concatenate([p.block_zyx for p in parts]),
+            [v for p in parts for v in p.values],
+            np.concatenate([p.number + start for p, start in zip(parts, starts, strict=True)]),
+            np.concatenate([p.label for p in parts]),
+            np.concatenate([p.count for p in parts]),
+            max(p.max_label for p in parts),
+        )
 
 
 @dataclass(frozen=True)

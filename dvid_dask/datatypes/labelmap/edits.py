@@ -1,0 +1,133 @@
+"""Edits of bodies inside a transaction: merge, cleave, renumber. No voxel is touched.
+
+Each works on the pages of the index and of the mapping that it changes, checks everything against the state it
+changes, and says what it did. Two edits of one body at the same time meet in that body's header: the later one is run
+again on the new state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvid_dask.datatypes.labelmap.extents import raise_max_label
+from dvid_dask.datatypes.labelmap.index import Index, Stamp
+from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
+from dvid_dask.datatypes.labelmap.rows import Rows
+from dvid_dask.datatypes.labelmap.threads import batches
+from dvid_dask.errors import BadRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dvid_dask.datatypes.base import TxSpace
+
+__all__ = ["Cleaved", "cleave", "merge", "renumber"]
+
+_PAGES = 64
+
+
+@dataclass(frozen=True)
+class Cleaved:
+    """Voxels on both sides of a cleave."""
+
+    cleaved_voxels: int
+    remaining_voxels: int
+
+
+def merge(space: TxSpace, target: int, others: Sequence[int], stamp: Stamp) -> None:
+    """Make bodies part of `target`.
+
+    Raises
+    ------
+    BadRequest
+        If a body doesn't exist, one of them is 0 or the target is among the others.
+    """
+    merged = list(dict.fromkeys(others))
+    if not merged:
+        raise BadRequest("a merge takes a target body and at least one body to merge into it")
+    if 0 in merged:
+        raise BadRequest("body 0 is background and can't be merged")
+    if target in merged:
+        raise BadRequest(f"body {target} can't be merged into itself")
+    index = Index(space)
+    headers = index.headers([target, *merged])
+    for body, header in zip([target, *merged], headers, strict=True):
+        if header is None or not header.voxels:
+            raise BadRequest(f"body {body} doesn't exist, so it can't be merged")
+    for body in merged:
+        held = index.supervoxels(body)
+        if held is not None:
+            set_mapping(space, held.id, target)
+        index.move(body, target, stamp=stamp, surface=stamp.mutation)
+
+
+def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp) -> Cleaved:
+    """Make supervoxels of a body a body of their own.
+
+    Parameters
+    ----------
+    new_body
+        An id that was never used.
+    supervoxels
+        Some of the body's, each once. One without voxels is allowed if it is mapped to the body.
+
+    Raises
+    ------
+    BadRequest
+        If the body doesn't exist, a supervoxel isn't part of it, or none would stay.
+    """
+    index = Index(space)
+    header = index.header(body)
+    if header is None:
+        raise BadRequest(f"body {body} doesn't exist, so nothing can be cleaved off it")
+    voxels = index.voxels_of(body, supervoxels)
+    absent = supervoxels[voxels == 0]
+    if len(absent):
+        found, mapped = Mapping(space).entries(absent)
+        foreign = absent[~(found & (mapped == np.uint64(body)))]
+        if len(foreign):
+            listed = ", ".join(map(str, foreign[:10].tolist()))
+            raise BadRequest(f"not part of body {body}: supervoxels {listed}")
+    moved = int(voxels.sum(dtype=np.uint64))
+    if int((voxels > 0).sum()) >= header.supervoxels:
+        raise BadRequest(f"a cleave must leave at least one supervoxel in body {body}")
+    for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
+        index.update(new_body, Rows.concatenate(parts), stamp=stamp, surface=stamp.mutation)
+    # read back from the new body: pages of the old one may go while rows are taken out of it
+    for parts in batches(index.scan_rows(new_body), _PAGES):
+        index.update(body, Rows.concatenate(parts).with_counts(0), stamp=stamp, surface=stamp.mutation)
+    index.stamp(body, stamp)
+    set_mapping(space, supervoxels, new_body)
+    set_mapping(space, [new_body], 0)
+    raise_max_label(space, new_body)
+    return Cleaved(moved, header.voxels - moved)
+
+
+def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> None:
+    """Give a body another id.
+
+    Raises
+    ------
+    BadRequest
+        If the old body doesn't exist, the new one does, or an id is 0.
+    """
+    if not old or not new:
+        raise BadRequest("body 0 is background: neither can it be renumbered nor any body to it")
+    index = Index(space)
+    before, after = index.headers([old, new])
+    if before is None:
+        raise BadRequest(f"body {old} doesn't exist, so it can't be renumbered")
+    if after is not None:
+        raise BadRequest(f"body {new} exists: merge {old} into it instead of renumbering")
+    held = index.supervoxels(old)
+    svs = np.empty(0, np.uint64) if held is None else held.id
+    found, _ = Mapping(space).entries([new])
+    if not found[0]:
+        set_mapping(space, [new], 0)
+    set_mapping(space, svs, new)
+    index.move(old, new, stamp=stamp, surface=stamp.mutation)
+    raise_max_label(space, new)
