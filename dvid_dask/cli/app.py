@@ -1,0 +1,55 @@
+"""The commands, gathered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import dvid_dask
+from dvid_dask.cli import bench, nodes, repos, stores, volumes
+from dvid_dask.cli.console import say
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="dvid-dask",
+    help="Versioned volumes: make a store, fill it, branch it, compare it, serve it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"dvid-dask {dvid_dask.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    pass
+
+
+for name, function in {
+    "init": stores.init,
+    "serve": stores.serve,
+    "info": stores.info,
+    "ingest": volumes.ingest,
+    "export": volumes.export,
+    "diff": nodes.diff,
+    "compact": stores.compact,
+    "gc": stores.gc,
+    "fsck": stores.fsck,
+}.items():
+    app.command(name)(function)
+app.add_typer(repos.app, name="repo")
+app.add_typer(nodes.app, name="node")
+app.add_typer(bench.app, name="bench")

@@ -1,0 +1,221 @@
+"""``dvid-dask ingest`` and ``dvid-dask export``: volumes in and out, as Dask graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import dvid_dask
+from dvid_dask.cli.console import StoreArgument, find_repo, find_version, open_store, say
+from dvid_dask.errors import BadRequest, UnknownVersion
+from dvid_dask.store import StoreNotFound
+from dvid_dask.versions import Datastore, Version
+
+__all__ = ["export", "ingest"]
+
+Workers = Annotated[
+    int, typer.Option(help="Worker processes on this machine; 0 works in threads of this process.", min=0)
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask scheduler to use instead.", show_default=False)
+]
+
+
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="What to read: zarr, OME-Zarr, N5, precomputed, .npy, HDF5 (file.h5:/dataset), a TIFF, or a glob of "
+            "TIFF, PNG or JPEG slices; path or URL.",
+            show_default=False,
+        ),
+    ],
+    store: StoreArgument,
+    instance: Annotated[str, typer.Option("--instance", "-i", help="Data instance to write to.", show_default=False)],
+    version: Annotated[
+        str | None, typer.Option(help="Version to write to.  [default: the newest of master]", show_default=False)
+    ] = None,
+    repo: Annotated[
+        str | None, typer.Option(help="Repository; not needed where there is only one.", show_default=False)
+    ] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make what is missing: store, repository, data instance.")
+    ] = False,
+    typename: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            help="Datatype of a new instance.  [default: labelmap for uint64, an image type for others]",
+            show_default=False,
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE for a new instance; may be given again.", show_default=False)
+    ] = None,
+    offset: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxel at which the first one goes.")] = "0,0,0",
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,Z:X,Y,Z", help="Only these voxels of the source, end excluded.", show_default=False),
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Names of the source's axes where it doesn't say, as xyz.", show_default=False)
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=INDEX", help="Index of another axis, as c=0.", show_default=False)
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set of an HDF5 file.", show_default=False)] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Convert to this type, as uint64; refused where values don't fit.", show_default=False),
+    ] = None,
+    scales: Annotated[
+        int | None,
+        typer.Option(help="Coarser scales to write.  [default: all the instance has]", min=0, show_default=False),
+    ] = None,
+    label_offset: Annotated[int, typer.Option(help="Added to every label that is not 0.", min=0)] = 0,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Write a volume into a data instance, with its coarser scales and its label index.
+
+    Says first what it will do. A run that was killed goes on where it was when started again.
+    """
+    from dvid_dask import ops
+
+    options = {
+        "axes": axes,
+        "select": {k: int(v) for k, v in map(_pair, select or ())},
+        "dataset": dataset,
+        "dtype": None if dtype is None else _dtype(dtype),
+        "crop": None if crop is None else _box(crop),
+    }
+    volume = ops.open_volume(source, **options)
+    datastore = _open_or_create(store, create and not plan)
+    at = _version_or_create(datastore, repo, version, create and not plan)
+    if instance not in at and create and not plan:
+        at.repo.new_instance(typename or _type_for(volume.dtype), instance, dict(map(_pair, setting or ())), at=at)
+    target = at[instance]
+    settings: dict[str, Any] = {"offset": _point(offset, "--offset")}
+    if scales is not None:
+        settings["scales"] = scales
+    if label_offset:
+        settings["label_offset"] = label_offset
+    if plan:
+        say(str(ops.ingest_plan(volume, target, **settings)))
+        return
+    with _client(workers, scheduler):
+        report = ops.ingest(volume, target, **settings)
+    say(str(report))
+
+
+def export(
+    store: StoreArgument,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to read.", show_default=False)],
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Data instance to read.", show_default=False)],
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="Path or URL to write to.", show_default=False)
+    ],
+    format: Annotated[str, typer.Option(help="zarr, ome-zarr or precomputed.")] = "ome-zarr",
+    scales: Annotated[int | None, typer.Option(help="Coarser scales to write.", min=0, show_default=False)] = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Write a data instance out for other programs."""
+    from dvid_dask import ops
+
+    source = find_version(open_store(store, read_only=True), version)[instance]
+    settings = {} if scales is None else {"scales": scales}
+    with _client(workers, scheduler):
+        report = ops.export(source, destination, format=format, **settings)
+    say(str(report))
+
+
+def _open_or_create(store: str, create: bool) -> Datastore:
+    try:
+        return open_store(store)
+    except StoreNotFound:
+        if not create:
+            raise
+        return dvid_dask.create(store, compact="never")
+
+
+def _version_or_create(datastore: Datastore, repo: str | None, version: str | None, create: bool) -> Version:
+    if version is not None:
+        return find_version(datastore, version)
+    try:
+        return find_repo(datastore, repo)["master"]
+    except UnknownVersion:
+        if not create:
+            raise
+        return datastore.new_repo(repo or "")["master"]
+
+
+def _type_for(dtype: np.dtype[Any]) -> str:
+    types = {
+        "uint64": "labelmap",
+        "uint8": "uint8blk",
+        "uint16": "uint16blk",
+        "uint32": "uint32blk",
+        "float32": "float32blk",
+    }
+    if dtype.name not in types:
+        raise BadRequest(f"no datatype holds {dtype.name}: convert with --dtype to one of {', '.join(types)}")
+    return types[dtype.name]
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[None]:
+    """The cluster the work runs on: the one at an address, one of processes here, or none."""
+    if workers and scheduler:
+        raise typer.BadParameter("--workers and --scheduler exclude each other")
+    if scheduler:
+        from distributed import Client
+
+        with Client(scheduler):
+            yield
+    elif workers:
+        from distributed import Client, LocalCluster
+
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None) as cluster,
+            Client(cluster),
+        ):
+            yield
+    else:
+        yield
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r} is no KEY=VALUE")
+    return key, value
+
+
+def _point(text: str, name: str) -> tuple[int, int, int]:
+    """``x,y,z`` as (z, y, x)."""
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{name} {text!r} is no X,Y,Z") from None
+    return z, y, x
+
+
+def _box(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    start, _, stop = text.partition(":")
+    return _point(start, "--crop"), _point(stop, "--crop")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise typer.BadParameter(f"--dtype {name!r} is no type of numpy") from None
