@@ -1,0 +1,303 @@
+"""Long work as small tasks, each with one commit that also notes that it is done.
+
+A job is a few phases; a phase is tasks numbered from 0. Task *i* commits its changes together with a mark for *i*, so
+whoever is killed, and whenever: a job started again does what has no mark, and a task that runs twice (a worker lost
+between its commit and its answer) finds its mark and changes nothing. Keys in the instance's space:
+
+=====================================  =====================================================
+``J`` job                              JSON: what the job is; there while it is unfinished
+``J`` job ``/`` phase ``/`` number     mark of a finished task, with its result as JSON
+``J`` job ``/x/`` ...                  what a phase leaves for a later one
+=====================================  =====================================================
+
+The last commit removes them all. The name of a job is made from what it works on and how, so that starting the same
+job again finds what is there. The tasks run wherever Dask runs them; only numbers and small results travel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from dvid_dask.errors import BadRequest, Conflict
+from dvid_dask.ops.progress import Bar, Progress
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
+
+__all__ = ["JOBS", "JobFailedError", "Ledger", "Phase", "execute", "find_client", "job_name", "unfinished_jobs"]
+
+T = TypeVar("T")
+
+JOBS = b"J"
+"""Class letter of the keys of jobs in the space of any instance."""
+
+_WINDOW = 1 << 14  # tasks given to the scheduler at a time
+_RETRIES = 2
+
+Result = dict[str, Any]
+
+
+class JobFailedError(RuntimeError):
+    """A task failed. What was finished stays; start the same job again to go on from there."""
+
+
+def job_name(**parts: Any) -> str:
+    """Name of a job from what makes it this job and no other.
+
+    Examples
+    --------
+    >>> job_name(op="ingest", box=(0, 1)) == job_name(box=(0, 1), op="ingest")
+    True
+    """
+    text = msgspec.json.encode(parts, order="deterministic")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
+def unfinished_jobs(instance: Datatype) -> dict[str, Result]:
+    """The jobs on an instance at its version that were started and have not ended, by name."""
+    found = {}
+    for key, value in instance.view(0).scan(JOBS):
+        if b"/" not in key:
+            found[key[len(JOBS) :].decode()] = msgspec.json.decode(value)
+    return found
+
+
+class Ledger:
+    """What a job has done, kept beside what it writes.
+
+    Parameters
+    ----------
+    instance
+        The instance it writes to.
+    name
+        From `job_name`.
+    user, app, force
+        As for `Datatype.mutate`.
+    """
+
+    def __init__(self, instance: Datatype, name: str, *, user: str = "", app: str = "", force: bool = False) -> None:
+        self.instance = instance
+        self.name = name
+        self._who: dict[str, Any] = {"user": user, "app": app, "force": force}
+
+    @property
+    def _record(self) -> bytes:
+        return JOBS + self.name.encode()
+
+    def key(self, phase: str, *parts: bytes) -> bytes:
+        """A key below the job's own."""
+        return b"/".join((self._record, phase.encode(), *parts))
+
+    def mutate(self, fn: Callable[[Mutation, TxSpace], T]) -> T:
+        """One commit on the job's instance, by whoever runs the job."""
+        return self.instance.mutate(fn, **self._who)
+
+    def begin(self, about: Result) -> Result:
+        """Note that the job runs; of a job begun before, what was noted then."""
+
+        def note(_: Mutation, space: TxSpace) -> Result:
+            held = space.get(self._record)
+            if held is not None:
+                return dict(msgspec.json.decode(held))
+            space.put(self._record, msgspec.json.encode(about))
+            return about
+
+        return self.mutate(note)
+
+    def mark(self, space: Space, phase: str, index: int) -> Result | None:
+        """The result of a task, if it is finished in this state."""
+        held = space.get(self._mark(phase, index))
+        return None if held is None else dict(msgspec.json.decode(held))
+
+    def _mark(self, phase: str, index: int) -> bytes:
+        return self.key(phase, b"%08x" % index)
+
+    def done(self, phase: str) -> dict[int, Result]:
+        """Results of the finished tasks of a phase."""
+        prefix = self.key(phase, b"")
+        return {
+            int(key[len(prefix) :], 16): msgspec.json.decode(value)
+            for key, value in self.instance.view(0).scan(prefix)
+        }
+
+    def commit(self, phase: str, index: int, fn: Callable[[Mutation, TxSpace], Result]) -> Result:
+        """Run `fn` and mark the task as done, in one commit; a task that is done already only returns its result."""
+        mark = self._mark(phase, index)
+
+        def step(m: Mutation, space: TxSpace) -> Result:
+            held = space.get(mark)
+            if held is not None:
+                return dict(msgspec.json.decode(held))
+            if space.get(self._record) is None:
+                raise Conflict(f"job {self.name} is over: a task of it that was left behind changes nothing any more")
+            result = fn(m, space)
+            space.put(mark, msgspec.json.encode(result))
+            return result
+
+        return self.mutate(step)
+
+    def finish(self, fn: Callable[[Mutation, TxSpace], None]) -> None:
+        """The last commit: `fn`, and the job's keys are gone."""
+
+        def step(m: Mutation, space: TxSpace) -> None:
+            if space.get(self._record) is None:
+                return
+            fn(m, space)
+            space.delete_prefix(self._record)
+
+        self.mutate(step)
+
+
+class Phase(Protocol):
+    """Numbered tasks that don't depend on each other."""
+
+    @property
+    def title(self) -> str:
+        """What it does, for people."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of tasks."""
+        ...
+
+    def weight(self, index: int) -> int:
+        """Voxels (or other units) of a task, for the rate that progress shows."""
+        ...
+
+    def finished(self) -> set[int]:
+        """Tasks that need not run again."""
+        ...
+
+    def worker(self) -> Callable[..., Result]:
+        """What runs a task, called with its number and, if `inputs` gives something, that. It is pickled."""
+        ...
+
+    def inputs(self, indices: Sequence[int]) -> list[Any] | None:
+        """Dask objects to compute first, one per task."""
+        ...
+
+
+# ------------------------------------------------------------------ running
+
+
+def find_client(client: Any = None) -> Any:
+    """The client to use: the one given, or the one that is current, or None for Dask's local schedulers."""
+    if client is not None:
+        return client
+    import dask
+
+    if dask.config.get("scheduler", None) is not None:
+        return None
+    import sys
+
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def shares_memory(client: Any) -> bool:
+    """Whether all workers of a client are threads of this process."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return all(address.startswith("inproc://") for address in workers)
+
+
+def execute(phase: Phase, client: Any, progress: Progress) -> None:
+    """Run all tasks of a phase that are not finished.
+
+    Raises
+    ------
+    JobFailedError
+        If a task failed for a reason of the machine; a `DvidError` of a task is raised as it is.
+    """
+    finished = phase.finished()
+    total = sum(phase.weight(i) for i in range(phase.count))
+    with progress.phase(phase.title, total, sum(phase.weight(i) for i in finished)) as bar:
+        todo = [i for i in range(phase.count) if i not in finished]
+        for first in range(0, len(todo), _WINDOW):
+            window = todo[first : first + _WINDOW]
+            tasks = graph(phase, window)
+            if client is None:
+                _run_locally(phase, window, tasks, bar)
+            else:
+                _run_on_cluster(phase, window, tasks, client, bar)
+
+
+def graph(phase: Phase, indices: Sequence[int]) -> list[Any]:
+    """The tasks as Dask objects, in order. What they share is in the graph once."""
+    from dask import delayed
+
+    run = delayed(phase.worker(), name=f"{type(phase).__name__}-{job_name(at=id(phase))}", pure=False, traverse=False)
+    inputs = phase.inputs(indices)
+    if inputs is None:
+        return [_call(run, i) for i in indices]
+    return [_call(run, i, given) for i, given in zip(indices, inputs, strict=True)]
+
+
+def _call(run: Any, *args: Any) -> Any:
+    return run(*args, pure=False)
+
+
+def _run_on_cluster(phase: Phase, indices: list[int], tasks: list[Any], client: Any, bar: Bar) -> None:
+    from distributed import as_completed
+
+    futures = client.compute(tasks, retries=_RETRIES, optimize_graph=False)
+    number = {future.key: index for future, index in zip(futures, indices, strict=True)}
+    bar.show_futures(futures)
+    try:
+        for future in as_completed(futures):
+            index = number[future.key]
+            try:
+                future.result()
+            except Exception as e:
+                raise _failure(e, phase.title, index) from e
+            bar.advance(phase.weight(index))
+    finally:
+        client.cancel(futures)
+
+
+def _run_locally(phase: Phase, indices: list[int], tasks: list[Any], bar: Bar) -> None:
+    import dask
+    from dask.callbacks import Callback
+
+    number = {task.key: index for task, index in zip(tasks, indices, strict=True)}
+
+    def posttask(key: Any, *_: Any) -> None:
+        if key in number:
+            bar.advance(phase.weight(number[key]))
+
+    with Callback(posttask=posttask):
+        dask.compute(*tasks, optimize_graph=False)
+
+
+def _failure(error: Exception, title: str, index: int) -> Exception:
+    from dvid_dask.errors import DvidError
+
+    if isinstance(error, DvidError):
+        return error
+    return JobFailedError(
+        f"{title}: task {index} failed: {type(error).__name__}: {error}. What was finished is kept: "
+        "start the same job again to go on from there"
+    )
+
+
+def check_reach(client: Any, instance: Datatype) -> None:
+    """Refuse workers that can't open the store.
+
+    Raises
+    ------
+    BadRequest
+        If the store lives in this process's memory and the workers don't.
+    """
+    url = instance.version.datastore.url
+    if client is not None and url.startswith("memory:") and not shares_memory(client):
+        raise BadRequest(f"{url} lives in this process's memory: workers of a cluster can't reach it; use a path or URL")

@@ -1,0 +1,106 @@
+"""What a person sees of a long job: a bar with rate and time left, Dask's own in a notebook, nothing in a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+__all__ = ["Bar", "Progress"]
+
+
+class Bar:
+    """A bar that isn't shown."""
+
+    def advance(self, amount: int) -> None:
+        """That much more is done."""
+
+    def show_futures(self, futures: Sequence[Any]) -> None:
+        """These are running on a cluster."""
+
+
+class _RichBar(Bar):
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: int) -> None:
+        self._progress.advance(self._task, amount / 1e6)
+
+
+class _NotebookBar(Bar):
+    def show_futures(self, futures: Sequence[Any]) -> None:
+        from distributed import progress
+
+        progress(list(futures))
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
+class Progress:
+    """Where a job tells what it does.
+
+    Parameters
+    ----------
+    show
+        False says nothing; True writes to the terminal, if there is one, or to the notebook.
+
+    Examples
+    --------
+    >>> with Progress(False).phase("bricks", 100, 0) as bar:
+    ...     bar.advance(100)
+    """
+
+    def __init__(self, show: bool = True) -> None:
+        self.show = show
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self.show:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def phase(self, title: str, total: int, done: int) -> Iterator[Bar]:
+        """A bar for one phase; amounts are voxels."""
+        if not self.show:
+            yield Bar()
+        elif _in_notebook():
+            self.say(title)
+            yield _NotebookBar()
+        else:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Rich
+
+            console = Console(stderr=True)
+            if not console.is_terminal:
+                yield Bar()
+                return
+            columns = (
+                TextColumn("{task.description:<24}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} Mvoxel"),
+                _rate_column(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            with Rich(*columns, console=console) as rich:
+                yield _RichBar(rich, rich.add_task(title, total=total / 1e6, completed=done / 1e6))
+
+
+def _rate_column() -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} Mvoxel/s")
+
+    return Rate()
