@@ -18,7 +18,10 @@ from .errors import (
     TreeExists,
     TreeNotFound,
 )
+from .fsck import FsckReport
+from .gc import GcReport
 from .keys import prefix_end
+from .seal import SealReport
 from .store import Settings, Store
 from .transaction import Transaction
 from .tree import Tree
@@ -28,8 +31,11 @@ __all__ = [
     "BadStore",
     "Change",
     "Conflict",
+    "FsckReport",
+    "GcReport",
     "NewerFormat",
     "ReadOnly",
+    "SealReport",
     "Sealed",
     "Settings",
     "Store",

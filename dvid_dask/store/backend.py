@@ -29,7 +29,7 @@ _in_use = False
 
 
 def _after_fork() -> None:
-    global _forked  # noqa: PLW0603 - a fact about this process
+    global _forked
     _forked = _in_use
 
 
@@ -68,7 +68,9 @@ def canonical(url: str | os.PathLike[str]) -> str:
         raise ValueError(f"{text!r} names no bucket")
     unknown = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - _QUERY[scheme]
     if unknown:
-        raise ValueError(f"{text!r}: unknown {', '.join(sorted(unknown))}; {scheme}:// knows {', '.join(sorted(_QUERY[scheme]))}")
+        raise ValueError(
+            f"{text!r}: unknown {', '.join(sorted(unknown))}; {scheme}:// knows {', '.join(sorted(_QUERY[scheme]))}"
+        )
     path = parts.path.strip("/")
     return f"{scheme}://{parts.netloc}" + (f"/{path}" if path else "") + (f"?{parts.query}" if parts.query else "")
 
@@ -85,7 +87,7 @@ class Backend:
     """
 
     def __init__(self, url: str, cache_bytes: int = CACHE_BYTES) -> None:
-        global _in_use  # noqa: PLW0603 - a fact about this process
+        global _in_use
         if _forked:
             raise StoreError(
                 "this process was forked from one that used a store, and tensorstore does not survive a fork; "
@@ -96,7 +98,8 @@ class Backend:
         self.pid = os.getpid()
         self.scheme = url.partition("://")[0]
         self.folder = Path(url[len("file://") :]) if self.scheme == "file" else None
-        #: Buckets of S3 have no compare-and-swap that tensorstore relies on: each generation gets a manifest of its own.
+        #: Buckets of S3 have no compare-and-swap that tensorstore relies on: each generation gets a manifest of its
+        #: own.
         self.numbered = self.scheme == "s3"
         #: What this process knows of the format and the trees; theirs to fill.
         self.format: object = None
@@ -105,8 +108,6 @@ class Backend:
         settings: dict[str, Any] = {"cache_pool": {"total_bytes_limit": cache_bytes}, "memory_key_value_store": {}}
         self.spec, extra = self._spec()
         self.context = ts.Context({**settings, **extra})
-        #: A memory of its own for the manifests of pinned views, which is another than that of a store in memory.
-        self.pins = ts.Context({"memory_key_value_store#pins": {}}, parent=self.context)
         try:
             self.root = ts.KvStore.open(self.spec, context=self.context).result()
         except (ValueError, NotImplementedError) as error:
@@ -148,8 +149,8 @@ class Backend:
         """
         if os.getpid() != self.pid:
             raise StoreError(
-                f"{self.url} was opened by process {self.pid} and used in {os.getpid()}, its fork; tensorstore does not survive "
-                "a fork: start workers with multiprocessing's 'spawn' or 'forkserver' method and open the store there"
+                f"{self.url} was opened by process {self.pid} and used in {os.getpid()}, its fork; "
+                "tensorstore does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver' method and open the store there"
             )
 
     def read(self, path: str) -> bytes | None:
@@ -203,7 +204,8 @@ class Backend:
         self.check()
         try:
             names = self.root.list(
-                ts.KvStore.KeyRange(prefix, _after(prefix)) if prefix else ts.KvStore.KeyRange(), strip_prefix_length=len(prefix)
+                ts.KvStore.KeyRange(prefix, _after(prefix)) if prefix else ts.KvStore.KeyRange(),
+                strip_prefix_length=len(prefix),
             ).result()
         except (ValueError, OSError) as error:
             raise translate(error, f"listing {prefix or 'its files'}", self.url) from error
@@ -248,7 +250,7 @@ _backends_lock = threading.Lock()
 
 
 def backend(url: str) -> Backend:
-    """Return this process's backend of a store: one for all handles to it, so that they share caches and see each other's commits."""
+    """Return this process's backend of a store, one for all handles: they share caches and see each other's commits."""
     with _backends_lock:
         known = _backends.get(url)
         if known is None or known.pid != os.getpid():

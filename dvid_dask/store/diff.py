@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from .backend import Backend
 from .keys import bounds
-from .nodes import Leaf, load
+from .manifest import Root
+from .nodes import Interior, Leaf, load
 from .view import View
 
 #: Keys whose values are compared by reading them, at a time.
@@ -24,17 +26,18 @@ class Change:
 
 
 @dataclass(slots=True)
-class _Node:
-    """A subtree not looked into yet; none of its keys comes before `key`."""
+class Node:
+    """A subtree; none of its keys comes before `key`. Its content is there once it has been looked into."""
 
     key: bytes
     location: str
     prefix: bytes
     height: int
+    content: Interior | Leaf | None = None
 
 
 @dataclass(slots=True)
-class _Item:
+class Item:
     """A key, and its value by where it lies or what it is."""
 
     key: bytes
@@ -42,40 +45,87 @@ class _Item:
     inline: bytes | None
 
 
-class _Cursor:
+class Cursor:
     """Walks one tree from left to right, as deep as it is asked to."""
 
-    def __init__(self, view: View, low: bytes, high: bytes) -> None:
-        self._where = view._where
+    def __init__(self, where: Backend, root: Root, low: bytes = b"", high: bytes = b"") -> None:
+        self._where = where
         self._low, self._high = low, high
         #: What is to come; the next is the last.
-        self._ahead: list[_Node | _Item] = []
-        root = view.manifest.root
+        self._ahead: list[Node | Item] = []
         if root.location is not None:
-            self._ahead.append(_Node(b"", root.location, b"", root.height))
+            self._ahead.append(Node(b"", root.location, b"", root.height))
 
     @property
-    def head(self) -> _Node | _Item | None:
+    def head(self) -> Node | Item | None:
+        """What comes next."""
         return self._ahead[-1] if self._ahead else None
 
     def skip(self) -> None:
+        """Go past the head."""
         self._ahead.pop()
 
-    def enter(self, node: _Node) -> None:
+    def enter(self, node: Node) -> None:
         """Replace the subtree at the head by what it holds within the range."""
         self._ahead.pop()
-        loaded = load(self._where, node.location, node.prefix)
+        node.content = loaded = load(self._where, node.location, node.prefix)
         keys = loaded.keys
         end = bisect_left(keys, self._high) if self._high else len(keys)
         if isinstance(loaded, Leaf):
             begin = bisect_left(keys, self._low)
-            self._ahead.extend(_Item(keys[i], loaded.locations[i], loaded.inline[i]) for i in range(end - 1, begin - 1, -1))
+            self._ahead.extend(
+                Item(keys[i], loaded.locations[i], loaded.inline[i]) for i in range(end - 1, begin - 1, -1)
+            )
             return
-        for i in range(end - 1, -1, -1):
-            # the first child's range begins where its parent's does, which may be before its first key
-            self._ahead.append(_Node(keys[i] if i else node.key, loaded.locations[i], loaded.prefixes[i], loaded.height - 1))
-            if keys[i] <= self._low:
+        # the first child's range begins where its parent's does, which may be before its first key
+        borders = [min(node.key, keys[0]), *keys[1:]]
+        for i in range(max(end, 1) - 1, -1, -1):
+            self._ahead.append(Node(borders[i], loaded.locations[i], loaded.prefixes[i], loaded.height - 1))
+            if borders[i] <= self._low:
                 break
+
+
+#: What `compare` finds: a node of the new tree that it looked into, or a key. Values that "moved" lie elsewhere and
+#: may be equal.
+Found = Literal["entered", "added", "removed", "changed", "moved"]
+
+
+def compare(old: Cursor, new: Cursor) -> Iterator[tuple[Found, Node | Item]]:
+    """Walk two trees side by side, past all that they share."""
+    while True:
+        left, right = old.head, new.head
+        if left is None and right is None:
+            return
+        # what is in both trees is skipped whole; else whoever comes first is looked into, the higher one where both do
+        if isinstance(left, Node) and isinstance(right, Node) and left.location == right.location:
+            old.skip()
+            new.skip()
+        elif isinstance(left, Node) and _before(left, right):
+            old.enter(left)
+        elif isinstance(right, Node) and _before(right, left):
+            new.enter(right)
+            yield "entered", right
+        elif isinstance(left, Item) and (right is None or left.key < right.key):
+            old.skip()
+            yield "removed", left
+        elif isinstance(right, Item) and (left is None or right.key < left.key):
+            new.skip()
+            yield "added", right
+        elif isinstance(left, Item) and isinstance(right, Item):
+            old.skip()
+            new.skip()
+            if left.location is not None and left.location == right.location:
+                continue
+            if left.inline is None or right.inline is None:
+                yield "moved", right
+            elif left.inline != right.inline:
+                yield "changed", right
+
+
+def _before(node: Node, other: Node | Item | None) -> bool:
+    if other is None or node.key < other.key:
+        return True
+    return node.key == other.key and (isinstance(other, Item) or node.height >= other.height)
 
 
 def diff(a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Iterator[Change]:
@@ -83,58 +133,23 @@ def diff(a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Ite
     low, high = bounds(start, stop)
     if high and low >= high:
         return
-    pending: list[tuple[bytes, str]] = []  # kinds of changes in order; "" is for what only reading can tell
-    for change in _candidates(_Cursor(a, low, high), _Cursor(b, low, high)):
-        pending.append(change)
-        if len(pending) == _COMPARED:
-            yield from _decided(a, b, pending)
-            pending = []
+    where = a._where
+    pending: list[tuple[Found, bytes]] = []
+    for kind, found in compare(Cursor(where, a.manifest.root, low, high), Cursor(where, b.manifest.root, low, high)):
+        if isinstance(found, Item):
+            pending.append((kind, found.key))
+            if len(pending) == _COMPARED:
+                yield from _decided(a, b, pending)
+                pending = []
     yield from _decided(a, b, pending)
 
 
-def _candidates(old: _Cursor, new: _Cursor) -> Iterator[tuple[bytes, str]]:
-    while True:
-        left, right = old.head, new.head
-        if left is None and right is None:
-            return
-        # what is in both trees is skipped whole; else whoever comes first is looked into, the higher one where both do
-        if isinstance(left, _Node) and isinstance(right, _Node) and left.location == right.location:
-            old.skip()
-            new.skip()
-        elif isinstance(left, _Node) and _before(left, right):
-            old.enter(left)
-        elif isinstance(right, _Node) and _before(right, left):
-            new.enter(right)
-        elif isinstance(left, _Item) and (right is None or left.key < right.key):
-            old.skip()
-            yield left.key, "removed"
-        elif isinstance(right, _Item) and (left is None or right.key < left.key):
-            new.skip()
-            yield right.key, "added"
-        elif isinstance(left, _Item) and isinstance(right, _Item):
-            old.skip()
-            new.skip()
-            if left.location is not None and left.location == right.location:
-                continue
-            if left.inline is not None and right.inline is not None:
-                if left.inline != right.inline:
-                    yield left.key, "changed"
-            else:
-                yield left.key, ""
-
-
-def _before(node: _Node, other: _Node | _Item | None) -> bool:
-    if other is None or node.key < other.key:
-        return True
-    return node.key == other.key and (isinstance(other, _Item) or node.height >= other.height)
-
-
-def _decided(a: View, b: View, pending: list[tuple[bytes, str]]) -> Iterator[Change]:
-    """Turn candidates into changes. A value rewritten elsewhere (by a seal, say) may still be the same."""
-    doubtful = [key for key, kind in pending if not kind]
-    same = {key for key, x, y in zip(doubtful, a.get_many(doubtful), b.get_many(doubtful), strict=True) if x == y}
-    for key, kind in pending:
-        if kind:
-            yield Change(key, kind)  # type: ignore[arg-type]
+def _decided(a: View, b: View, pending: list[tuple[Found, bytes]]) -> Iterator[Change]:
+    """Turn what was found into changes. A value rewritten elsewhere (by a seal, say) may still be the same."""
+    moved = [key for kind, key in pending if kind == "moved"]
+    same = {key for key, x, y in zip(moved, a.get_many(moved), b.get_many(moved), strict=True) if x == y}
+    for kind, key in pending:
+        if kind == "added" or kind == "removed":
+            yield Change(key, kind)
         elif key not in same:
             yield Change(key, "changed")

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - field's words: a store full, a tree sealed
 """Errors of the store.
 
 Every error is a `StoreError`; each also inherits the builtin that a caller would expect::
@@ -102,13 +103,19 @@ def translate(error: Exception, doing: str, where: str) -> StoreError:
         return error
     text, status = str(error), code(error)
     if any(sign in text for sign in _FULL):
-        return StoreFull(f"{where}: no space left while {doing}; free space or raise the quota, then try again ({text})")
-    if status in ("PERMISSION_DENIED", "UNAUTHENTICATED") or isinstance(error, PermissionError) or any(sign in text for sign in _DENIED):
+        return StoreFull(
+            f"{where}: no space left while {doing}; free space or raise the quota, then try again ({text})"
+        )
+    if (
+        status in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+        or isinstance(error, PermissionError)
+        or any(sign in text for sign in _DENIED)
+    ):
         return ReadOnly(f"{where}: permission denied while {doing}; check the owner and mode of its files ({text})")
     if status in ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE") or isinstance(error, FileNotFoundError):
         return BadStore(
-            f"{where}: a file of the pool is missing or damaged, found while {doing}. A view older than gc's grace period "
-            f"loses its files; else run fsck and restore what it names from a backup ({text})"
+            f"{where}: a file of the pool is missing or damaged, found while {doing}. "
+            f"A view older than gc's grace period loses its files; else run fsck and restore what it names from a backup ({text})"
         )
     if status == "ABORTED":
         return Conflict(f"{where}: another writer was faster while {doing}; try again ({text})")

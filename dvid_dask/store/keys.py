@@ -40,7 +40,9 @@ def check(key: bytes) -> None:
     if not isinstance(key, bytes):
         raise TypeError(f"a key is bytes, not {type(key).__name__}: {key!r}")
     if not key or key[0] == 0:
-        raise ValueError(f"a key is at least one byte and does not begin with a zero byte (those are the store's own): {key!r}")
+        raise ValueError(
+            f"a key is at least one byte and does not begin with a zero byte (those are the store's own): {key!r}"
+        )
 
 
 def bounds(start: bytes, stop: bytes | None) -> tuple[bytes, bytes]:

@@ -10,7 +10,8 @@ import tensorstore as ts
 
 from .errors import BadStore, NewerFormat
 
-#: Name of the manifest in a tree's ref folder. Beside it, for stores of numbered manifests, lie NUMBERED + 16 hex digits.
+#: Name of the manifest in a tree's ref folder. Beside it, for stores of numbered manifests, lie NUMBERED + 16 hex
+#: digits.
 NAME = "manifest.ocdbt"
 NUMBERED = "manifest."
 
@@ -56,7 +57,9 @@ def root_of(version: dict[str, Any]) -> Root:
     """Read the root out of one entry of a list of versions."""
     root = version["root"]
     statistics = root["statistics"]
-    return Root(root.get("location"), version["root_height"], statistics["num_keys"], statistics["num_indirect_value_bytes"])
+    return Root(
+        root.get("location"), version["root_height"], statistics["num_keys"], statistics["num_indirect_value_bytes"]
+    )
 
 
 @lru_cache(maxsize=256)
@@ -73,12 +76,12 @@ def decode(data: bytes) -> Manifest:
     try:
         document = ts.ocdbt.dump(memory).result()
     except ValueError as error:
-        raise BadStore(f"a manifest of {len(data)} bytes can't be decoded; restore it from a backup ({error})") from error
+        raise BadStore(
+            f"a manifest of {len(data)} bytes can't be decoded; restore it from a backup ({error})"
+        ) from error
     if not document.get("versions"):
         raise BadStore("a manifest names no generation; restore it from a backup")
     return Manifest(document)
-
-
 
 
 _MAGIC = bytes.fromhex("0cdb3a2a")
@@ -98,6 +101,11 @@ def check(data: bytes, what: str) -> None:
     if len(data) < 13 or data[:4] != _MAGIC:
         raise BadStore(f"{what}: its manifest, {len(data)} bytes, is damaged or not ours; restore it from a backup")
     if int.from_bytes(data[4:12], "little") != len(data):
-        raise BadStore(f"{what}: its manifest says {int.from_bytes(data[4:12], 'little')} bytes and has {len(data)}; restore it from a backup")
+        raise BadStore(
+            f"{what}: its manifest says {int.from_bytes(data[4:12], 'little')} bytes and has {len(data)}; "
+            "restore it from a backup"
+        )
     if data[12] != _VERSION:
-        raise NewerFormat(f"{what}: its manifest is of format {data[12]}, this release reads {_VERSION}; install a newer release")
+        raise NewerFormat(
+            f"{what}: its manifest is of format {data[12]}, this release reads {_VERSION}; install a newer release"
+        )

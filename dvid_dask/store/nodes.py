@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,9 @@ class Interiors:
         if node is None:
             loaded = load(where, location, prefix)
             if not isinstance(loaded, Interior):
-                raise BadStore(f"{where.url}: the node at {location} is a leaf where its parent says otherwise; run fsck")
+                raise BadStore(
+                    f"{where.url}: the node at {location} is a leaf where its parent says otherwise; run fsck"
+                )
             node = self._nodes[key] = loaded
             while len(self._nodes) > self._size:
                 self._nodes.popitem(last=False)
@@ -133,7 +135,9 @@ class Cuts:
         self._until = time.monotonic() + _FRESH
         return root
 
-    def _pieces(self, where: Backend, location: str, height: int, low: bytes, high: bytes) -> Iterator[tuple[bytes, bytes]] | list:
+    def _pieces(
+        self, where: Backend, location: str, height: int, low: bytes, high: bytes
+    ) -> Iterable[tuple[bytes, bytes]]:
         node = self.interiors.get(where, location, b"")
         if height == 1:
             return _group(node, low, high)

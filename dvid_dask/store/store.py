@@ -15,7 +15,10 @@ import tensorstore as ts
 from . import manifest as manifests
 from .backend import Backend, backend, canonical
 from .diff import Change, diff
-from .errors import BadStore, NewerFormat, ReadOnly, StoreError, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
+from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
+from .fsck import FsckReport, check
+from .gc import GcReport, collect
+from .seal import SealReport, seal
 from .tree import REFS, Tree, TreeState, manifest_path, read_manifest
 from .view import View
 
@@ -84,7 +87,12 @@ class Store:
 
     @classmethod
     def create(
-        cls, url: str | os.PathLike[str], *, node_bytes: int = 100_000, inline_bytes: int = 256, compression_level: int = 0
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        node_bytes: int = 100_000,
+        inline_bytes: int = 256,
+        compression_level: int = 0,
     ) -> Self:
         """Create a store.
 
@@ -194,7 +202,9 @@ class Store:
         if where.folder is not None:
             where.check()
             try:
-                return sorted(e.name for e in os.scandir(where.folder / REFS) if os.path.exists(f"{e.path}/{manifests.NAME}"))
+                return sorted(
+                    e.name for e in os.scandir(where.folder / REFS) if os.path.exists(f"{e.path}/{manifests.NAME}")
+                )
             except FileNotFoundError:
                 return []
             except OSError as error:
@@ -214,7 +224,7 @@ class Store:
         return self._new_tree(_checked(name), _format_of(self._where).empty)
 
     def branch(self, source: str | View, name: str) -> Tree:
-        """Create a tree that begins as another is now, or as a view of it was. Copies one manifest of a few hundred bytes.
+        """Create a tree that begins as another is now, or as a view of it was, by copying a few hundred bytes.
 
         The source needn't be sealed. A view must be younger than gc's grace period if its tree has moved on since.
 
@@ -229,7 +239,9 @@ class Store:
         _checked(name)
         view = self.tree(source).view(0) if isinstance(source, str) else source
         if view._where.url != self.url:
-            raise ValueError(f"a branch shares its source's data: the view is of {view._where.url}, this store is {self.url}")
+            raise ValueError(
+                f"a branch shares its source's data: the view is of {view._where.url}, this store is {self.url}"
+            )
         return self._new_tree(name, view.manifest.single(1))
 
     def _new_tree(self, name: str, manifest: bytes) -> Tree:
@@ -277,12 +289,53 @@ class Store:
             where.sync_folder(REFS)
         where.trees.pop(name, None)
 
-    def seal(self, name: str) -> None:
-        """Make a tree immutable: from here on it is read and branched, never written."""
+    def seal(self, name: str) -> SealReport:
+        """Make a tree immutable: from here on it is read and branched, never written.
+
+        Then what the tree has beyond its origin is rewritten from many small files into few large ones, and its earlier
+        generations are dropped (a view of them lasts for gc's grace period). May be killed at any point and run again.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
         self._writable()
-        tree = self.tree(name)
-        if not tree.view(0).sealed:
-            tree.update(lambda tx: tx._seal(name))
+        return seal(self._where, self.tree(name))
+
+    def gc(self, grace: float = 3600.0) -> GcReport:
+        """Delete the data that no tree can reach.
+
+        Safe while others read and write, and may be killed at any point and run again. Memory is that of the data
+        files' names and a digest for each node, about a thousandth of the keys.
+
+        Parameters
+        ----------
+        grace
+            Seconds for which data must have been unreachable, by the record of earlier runs: so the first run that
+            finds some deletes nothing. Must be longer than a commit takes, and than views of superseded states are
+            read. 0 sweeps at once: only while nobody writes, and nobody reads such a view.
+
+        Raises
+        ------
+        BadStore
+            A tree is damaged; nothing is deleted. Run `fsck`.
+        """
+        self._writable()
+        self._where.check()
+        return collect(self._where, self.trees, grace)
+
+    def fsck(self, *, deep: bool = False) -> FsckReport:
+        """Check that all that the trees name is there and whole. Changes nothing.
+
+        Parameters
+        ----------
+        deep
+            Read the values as well. Nodes, and the values within, are checked by their checksums in any case; values
+            outside of nodes have none: that they can be read is all that is known of them.
+        """
+        self._where.check()
+        return check(self._where, self.trees, deep=deep)
 
     def diff(self, a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Iterator[Change]:
         """Iterate over the keys whose values differ between two states, in order.
@@ -308,9 +361,9 @@ class Store:
 
 
 def _state(where: Backend, name: str) -> TreeState:
-    state = where.trees.get(name)
+    state = where.trees.get(name) or where.trees.setdefault(name, TreeState(where, name))
     if not isinstance(state, TreeState):
-        state = where.trees.setdefault(name, TreeState(where, name))
+        raise TypeError(f"a tree's state is a TreeState, not {type(state).__name__}")
     return state
 
 
@@ -320,7 +373,9 @@ def _reopen(url: str, read_only: bool) -> Store:
 
 def _checked(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"a tree's name is 1 to 200 letters, digits, '.', '_' or '-', and begins with a letter or digit: {name!r}")
+        raise ValueError(
+            f"a tree's name is 1 to 200 letters, digits, '.', '_' or '-', and begins with a letter or digit: {name!r}"
+        )
     return name
 
 
@@ -343,7 +398,9 @@ def _format_of(where: Backend) -> _Format:
     data = where.read(FORMAT)
     if data is None:
         if where.scheme == "memory":
-            raise StoreNotFound(f"there is no store at {where.url} in this process; memory is not shared between processes")
+            raise StoreNotFound(
+                f"there is no store at {where.url} in this process; memory is not shared between processes"
+            )
         raise StoreNotFound(f"there is no store at {where.url} (no {FORMAT}); create it first")
     try:
         version = msgspec.json.decode(data, type=_Head)
@@ -352,7 +409,9 @@ def _format_of(where: Backend) -> _Format:
     if version.store != "dvid-dask":
         raise BadStore(f"{where.url}/{FORMAT} belongs to {version.store!r}, not to us; choose another place")
     if version.format > VERSION:
-        raise NewerFormat(f"{where.url} is of format {version.format}, this release reads up to {VERSION}; install a newer release")
+        raise NewerFormat(
+            f"{where.url} is of format {version.format}, this release reads up to {VERSION}; install a newer release"
+        )
     try:
         where.format = msgspec.json.decode(data, type=_Format)
     except msgspec.DecodeError as error:
@@ -370,7 +429,9 @@ def _templates(settings: Settings) -> tuple[bytes, bytes]:
         "manifest_kind": "numbered",
     }
     context = ts.Context()
-    tree = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "memory"}, "config": config}, context=context).result()
+    tree = ts.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "memory"}, "config": config}, context=context
+    ).result()
     tree.write(b"a", b"").result()
     memory = ts.KvStore.open({"driver": "memory"}, context=context).result()
     return memory.read(f"{manifests.NUMBERED}{1:016x}").result().value, memory.read(manifests.NAME).result().value

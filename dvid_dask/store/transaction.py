@@ -19,12 +19,13 @@ _PART = 1024
 class Transaction:
     """Reads and writes of one attempt at an update. Gotten by the function that is passed to `Tree.update`.
 
-    All reads see the one state from which the attempt began, with this transaction's own writes on top. What was read is
-    checked when the transaction commits: if somebody changed it meanwhile, nothing is written and the function runs again.
-    A range read checks the keys that it found; keys that others *inserted* meanwhile go unnoticed. So whoever inserts keys
-    that a reader of a range must not miss also writes a key that the reader reads.
+    All reads see the one state from which the attempt began, with this transaction's own writes on top. What was read
+    is checked when the transaction commits: if somebody changed it meanwhile, nothing is written and the function runs
+    again. A range read checks the keys that it found; keys that others *inserted* meanwhile go unnoticed. So whoever
+    inserts keys that a reader of a range must not miss also writes a key that the reader reads.
 
-    Writes of arrays through `kvstore` are part of the commit and seen by reads through it and by `get`, not by listings.
+    Writes of arrays through `kvstore` are part of the commit and seen by reads through it and by `get`, not by
+    listings.
     """
 
     def __init__(self, base: View, live: ts.KvStore, since: float) -> None:
@@ -49,7 +50,7 @@ class Transaction:
 
     @property
     def ts(self) -> ts.Transaction:
-        """tensorstore's transaction."""
+        """Tensorstore's transaction."""
         self._share()
         return self._ts
 
@@ -71,10 +72,9 @@ class Transaction:
         return [self._pending.get(key) if self._is_own(key) else found[key] for key in keys]
 
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
-        """Iterate over the keys from `start` to before `stop` in order; writes made after the first step are not seen."""
+        """Iterate over the keys from `start` to before `stop` in order, without writes made after the first step."""
         own = self._own(start, stop)
-        for key in merge(self._base_keys(start, stop), [key for key in own if self._pending[key] is not None]):
-            yield key
+        yield from merge(self._base_keys(start, stop), [key for key in own if self._pending[key] is not None])
 
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the keys from `start` to before `stop` and their values in order."""
@@ -92,7 +92,7 @@ class Transaction:
             if type(key) is not bytes or not key or key[0] == 0:
                 check(key)
             if type(value) is not bytes:
-                value = _bytes(value)  # noqa: PLW2901 - the same value as what tensorstore takes
+                value = _bytes(value)
             if key in unchecked:
                 self._validate((key,))
             write(key, value)
@@ -131,6 +131,20 @@ class Transaction:
         self._kvstore.write(SEALED, name.encode())
         self._dirty = True
 
+    def _rewrite(self, keys: Sequence[bytes]) -> int:
+        """Write the values of keys as they are, which puts them into a new data file; return their size."""
+        nbytes = 0
+        results = self._base.results(keys)
+        for key, result in zip(keys, results, strict=True):
+            self._unchecked[key] = result.stamp.generation
+        self._validate(keys)
+        for key, result in zip(keys, results, strict=True):
+            if result.state != "missing":
+                self._kvstore.write(key, result.value)
+                nbytes += len(result.value)
+        self._dirty = True
+        return nbytes
+
     def _commit(self) -> bool:
         """Commit; False says that another writer changed what was read."""
         if not self._dirty:
@@ -154,8 +168,8 @@ class Transaction:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _share(self) -> None:
-        # From here on tensorstore may write keys that we don't know of: what was read so far is checked now, while a read in
-        # its transaction still means the value below, and further reads go through it.
+        # From here on tensorstore may write keys that we don't know of: what was read so far is checked now, while a
+        # read in its transaction still means the value below, and further reads go through it.
         if not self._shared:
             self._validate(list(self._unchecked))
             self._shared = self._dirty = True
@@ -232,5 +246,3 @@ def _parts(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
             part = []
     if part:
         yield part
-
-

@@ -48,7 +48,9 @@ def read_manifest(where: Backend, name: str) -> bytes | None:
         data = where.read(folder + manifests.NUMBERED + numbers[-1])
         if data is not None:
             return data
-    raise StoreError(f"{where.url}: manifests of tree {name!r} vanish as soon as they are listed; is the tree being dropped?")
+    raise StoreError(
+        f"{where.url}: manifests of tree {name!r} vanish as soon as they are listed; is the tree being dropped?"
+    )
 
 
 class TreeState:
@@ -181,9 +183,10 @@ class Tree:
     def update(self, fn: Callable[[Transaction], T], *, force: bool = False) -> T:
         """Run `fn` on a transaction and commit what it wrote, all or nothing; return what it returned.
 
-        If another writer changed something that `fn` had read, nothing is written and `fn` runs again on the newer state,
-        after a random pause that grows; so it must have no effect but on the transaction (see `Transaction.on_commit`). What
-        `fn` itself raises is raised at once, and nothing is written. When `update` returns, the commit is on disk.
+        If another writer changed something that `fn` had read, nothing is written and `fn` runs again on the newer
+        state, after a random pause that grows; so it must have no effect but on the transaction (see
+        `Transaction.on_commit`). What `fn` itself raises is raised at once, and nothing is written. When `update`
+        returns, the commit is on disk.
 
         Parameters
         ----------
@@ -251,5 +254,3 @@ class Tree:
         for callback in transaction._callbacks:
             callback()
         return True, result
-
-

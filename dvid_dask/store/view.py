@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
-from itertools import count
 from typing import Any, TypeVar
 
 import tensorstore as ts
@@ -24,34 +23,34 @@ _BATCH = 4096
 #: A staleness bound that any cached node satisfies: the manifest of a pinned state never changes.
 _CACHED = 0
 
-_serial = count()
 
-
-def open_pinned(where: Backend, manifest: bytes) -> tuple[ts.KvStore, ts.KvStore, str]:
+def open_pinned(where: Backend, manifest: bytes, generation: int | None = None) -> tuple[ts.KvStore, ts.KvStore]:
     """Open the state that a manifest names, whatever becomes of the tree later.
 
-    Returns the store, the memory that holds its manifest, and the name of it there.
+    Returns the store, and the memory that holds its manifest, which lives as long as the store. With a generation
+    number, the store refuses writes.
     """
-    folder = f"{next(_serial)}/"
-    memory_spec = {"driver": "memory", "path": folder, "memory_key_value_store": "memory_key_value_store#pins"}
-    memory = ts.KvStore.open(memory_spec, context=where.pins).result()
+    context = ts.Context({"memory_key_value_store#pin": {}}, parent=where.context)
+    memory_spec = {"driver": "memory", "memory_key_value_store": "memory_key_value_store#pin"}
+    memory = ts.KvStore.open(memory_spec, context=context).result()
     memory.write(manifests.NAME, manifest).result()
-    store = ts.KvStore.open({"driver": "ocdbt", "base": where.spec, "manifest": memory_spec}, context=where.pins).result()
-    return store, memory, manifests.NAME
+    spec: dict[str, Any] = {"driver": "ocdbt", "base": where.spec, "manifest": memory_spec}
+    if generation is not None:
+        spec["version"] = generation
+    return ts.KvStore.open(spec, context=context).result(), memory
 
 
 class Rover:
     """A reader that moves along with a tree's newest state, and keeps its cache of nodes on the way.
 
-    tensorstore caches nodes per opened store, so a newly pinned state would begin with a cold cache after each commit. A
-    rover is opened once per tree; its manifest lies in memory and is exchanged when the tree moves on. A reader notes
-    `epoch` before it reads and believes what it read if `epoch` is the same after.
+    tensorstore caches nodes per opened store, so a newly pinned state would begin with a cold cache after each commit.
+    A rover is opened once per tree; its manifest lies in memory and is exchanged when the tree moves on. A reader
+    notes `epoch` before it reads and believes what it read if `epoch` is the same after.
     """
 
     def __init__(self, where: Backend, manifest: bytes) -> None:
         self._lock = threading.Lock()
-        self.kvstore, self._memory, self._name = open_pinned(where, manifest)
-        weakref.finalize(self, _forget, self._memory)
+        self.kvstore, self._memory = open_pinned(where, manifest)
         self.epoch = 0
         self.held: bytes | None = manifest
 
@@ -62,24 +61,22 @@ class Rover:
                 return
             self.held = None
             self.epoch += 1
-            self._memory.write(self._name, manifest).result()
+            self._memory.write(manifests.NAME, manifest).result()
             self.kvstore.read(SEALED, staleness_bound=float("inf")).result()
             self.held = manifest
-
-
-def _forget(memory: ts.KvStore) -> None:
-    memory.delete_range(ts.KvStore.KeyRange())
 
 
 class View:
     """One state of a tree. Gotten from `Tree.view`; reads are consistent with each other however late they come.
 
-    A view pickles as the store's URL and its manifest (a few hundred bytes): whoever unpickles it, elsewhere, reads exactly the
-    same state. On an open tree the nodes of a superseded state are kept for gc's grace period (an hour by default); on a
-    sealed one for as long as the tree exists.
+    A view pickles as the store's URL and its manifest (a few hundred bytes): whoever unpickles it, elsewhere, reads
+    exactly the same state. On an open tree the nodes of a superseded state are kept for gc's grace period (an hour by
+    default); on a sealed one for as long as the tree exists.
     """
 
-    def __init__(self, where: Backend, tree: str, manifest: bytes, rover: Rover | None = None, cuts: Cuts | None = None) -> None:
+    def __init__(
+        self, where: Backend, tree: str, manifest: bytes, rover: Rover | None = None, cuts: Cuts | None = None
+    ) -> None:
         self._where = where
         self._tree = tree
         self._manifest = manifest
@@ -115,7 +112,7 @@ class View:
 
     @property
     def kvstore(self) -> ts.KvStore:
-        """This state as a read-only tensorstore key-value store, for arrays: ``{"driver": "zarr3", "kvstore": ...}``."""
+        """The state as a read-only tensorstore key-value store, for ``tensorstore.open(spec, kvstore=...)``."""
         return self._pinned()
 
     @property
@@ -129,7 +126,7 @@ class View:
         return None if result.state == "missing" else result.value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of many keys, in their order, None for those that are missing; much faster than one by one."""
+        """Return the values of many keys, in their order, None for the missing; much faster than one by one."""
         return [None if r.state == "missing" else r.value for r in self._results(keys)]
 
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
@@ -169,7 +166,7 @@ class View:
         remote = self._where.remote
         for at in range(0, len(keys), _BATCH):
             some = keys[at : at + _BATCH]
-            found += self._read(lambda kvstore, some=some: _read_all(kvstore, some, part, remote), "reading keys")
+            found += self._read(partial(_read_all, keys=some, part=part, batched=remote), "reading keys")
         return found
 
     def _list(self, first: bytes, last: bytes) -> list[bytes]:
@@ -203,15 +200,13 @@ class View:
             with self._lock:
                 if self._own is None:
                     self._where.check()
-                    self._own, memory, _ = open_pinned(self._where, self._manifest)
-                    # the opened store has the manifest in its cache for good; what it reads from is forgotten with the view
-                    weakref.finalize(self, _forget, memory)
+                    self._own, _ = open_pinned(self._where, self._manifest, self.manifest.generation)
                 own = self._own
         return own
 
     def _seal(self) -> tuple[bool, bytes]:
         if self._sealed is None:
-            result = self._read(lambda kvstore: kvstore.read(SEALED, staleness_bound=_CACHED).result(), "reading the seal")
+            result = self._read(lambda kvstore: kvstore.read(SEALED, staleness_bound=_CACHED).result(), "reading")
             sealed = result.state == "value" and result.value == self._tree.encode()
             self._sealed = sealed, result.stamp.generation
         return self._sealed
