@@ -36,6 +36,14 @@ def _coordinates(zyx: ArrayLike) -> NDArray[np.int64]:
     return given.reshape(-1, 3).astype(np.int64)
 
 
+def _shifted(zyx: ArrayLike) -> NDArray[np.int64]:
+    """Coordinates + 2**31, which are not negative and sort alike."""
+    c = _coordinates(zyx)
+    if c.size and not (int(c.min()) >= -(1 << 31) and int(c.max()) < 1 << 31):
+        raise ValueError("block coordinates must fit a signed 32-bit integer")
+    return c + (1 << 31)
+
+
 def pack_blocks(zyx: ArrayLike) -> NDArray[np.uint64]:
     """Pack block coordinates as in the keys of a LabelIndex protobuf.
 
@@ -135,10 +143,7 @@ def morton_words(zyx: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.uint64]
     >>> [(hex(h), hex(w)) for h, w in zip(high, low)]
     [('0x0', '0x0'), ('0xe0000000', '0x0'), ('0xe0000000', '0x1')]
     """
-    c = _coordinates(zyx)
-    if c.size and not (int(c.min()) >= -(1 << 31) and int(c.max()) < 1 << 31):
-        raise ValueError("block coordinates must fit a signed 32-bit integer")
-    shifted = (c + (1 << 31)).astype(np.uint64)
+    shifted = _shifted(zyx).astype(np.uint64)
     low63, high33 = _interleave(shifted, 0), _interleave(shifted, 21)
     return high33 >> np.uint64(1), high33 << np.uint64(63) | low63
 
@@ -218,7 +223,7 @@ def block_keys(zyx: ArrayLike) -> NDArray[np.uint8]:
     >>> block_keys([[3, 2, 1]]).tobytes().hex(" ", 4)
     '80000003 80000002 80000001'
     """
-    return (_coordinates(zyx) + (1 << 31)).astype(">u4").view(np.uint8).reshape(-1, 12)
+    return _shifted(zyx).astype(">u4").view(np.uint8).reshape(-1, 12)
 
 
 def decode_block_keys(keys: NDArray[np.uint8] | bytes) -> NDArray[np.int32]:

@@ -476,7 +476,7 @@ def _decode(
 
 
 def _check_out(out: NDArray[Any], shape: Sequence[int], dtype: type) -> None:
-    if out.dtype != np.dtype(dtype).newbyteorder("=") and out.dtype != np.dtype(dtype):
+    if out.dtype.newbyteorder("=") != np.dtype(dtype):
         raise TypeError(f"the output must be {np.dtype(dtype)}, got {out.dtype}")
     if out.shape != tuple(shape):
         raise FormatError(f"label block: {tuple(shape)} voxels (z, y, x) for an output of {out.shape}")
