@@ -1,0 +1,30 @@
+"""Datatypes: what a data instance can do. One module or package each; numpy in and out (z, y, x), no HTTP, no Dask."""
+
+from dvid_dask.versions import registry
+from dvid_dask.versions.registry import lookup, register, typenames
+
+__all__ = ["lookup", "register", "typenames"]
+
+_IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk")
+_DECLARED = (
+    "annotation",
+    "googlevoxels",
+    "imagetile",
+    "labelarray",
+    "labelblk",
+    "labelsz",
+    "labelvol",
+    "multichan16",
+    "neuronjson",
+    "roi",
+    "tarsupervoxels",
+)
+
+registry.declare(
+    {
+        "keyvalue": "dvid_dask.datatypes.keyvalue",
+        "labelmap": "dvid_dask.datatypes.labelmap",
+        **dict.fromkeys(_IMAGES, "dvid_dask.datatypes.imageblk"),
+        **dict.fromkeys(_DECLARED, "dvid_dask.datatypes.declared"),
+    }
+)

@@ -49,7 +49,7 @@ class SealReport:
     transactions: int = 0
 
 
-def seal(where: Backend, tree: Tree) -> SealReport:
+def seal(where: Backend, tree: Tree, *, compact: bool = True) -> SealReport:
     """Seal a tree and compact its own changes; see `Store.seal`.
 
     Each step leaves a tree that reads the same: the mark, each transaction that rewrites values as they are, and the
@@ -57,6 +57,8 @@ def seal(where: Backend, tree: Tree) -> SealReport:
     """
     if not tree.view(0).sealed:
         tree.update(lambda tx: tx._seal(tree.name))
+    if not compact:
+        return SealReport(tree.name, already=False)
     view = tree.view(0)
     if is_single(view.manifest):
         return SealReport(tree.name, already=True)

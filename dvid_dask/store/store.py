@@ -289,11 +289,18 @@ class Store:
             where.sync_folder(REFS)
         where.trees.pop(name, None)
 
-    def seal(self, name: str) -> SealReport:
+    def seal(self, name: str, *, compact: bool = True) -> SealReport:
         """Make a tree immutable: from here on it is read and branched, never written.
 
         Then what the tree has beyond its origin is rewritten from many small files into few large ones, and its earlier
         generations are dropped (a view of them lasts for gc's grace period). May be killed at any point and run again.
+
+        Parameters
+        ----------
+        name
+            Of the tree.
+        compact
+            False only makes it immutable, which takes as long as a commit; a later call does the rest.
 
         Raises
         ------
@@ -301,7 +308,7 @@ class Store:
             There is none.
         """
         self._writable()
-        return seal(self._where, self.tree(name))
+        return seal(self._where, self.tree(name), compact=compact)
 
     def gc(self, grace: float = 3600.0) -> GcReport:
         """Delete the data that no tree can reach.

@@ -1,0 +1,217 @@
+"""One mutation, one commit: the change, what synced instances do about it, and its record in the log.
+
+Log of an instance at a version, beside the instances' keys in the version's tree:
+
+===============================  ==================================================
+``log/INSTANCE/VERSION``         number of records
+``log/INSTANCE/VERSION/N``       JSON of record N: `MutationRecord`
+===============================  ==================================================
+
+Children inherit the records of their ancestors with the tree, so a version knows its whole history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from dvid_dask.errors import BadRequest, LockedVersion
+from dvid_dask.store import Sealed, prefix_end
+from dvid_dask.versions.records import InstanceInfo, now
+from dvid_dask.versions.space import TxSpace
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype
+    from dvid_dask.store import Transaction, View
+    from dvid_dask.versions.version import Version
+
+__all__ = ["Mutation", "MutationRecord", "mutate", "read_log"]
+
+T = TypeVar("T")
+
+
+class MutationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a mutation: which, who, with what, when, and the datatype's own record.
+
+    Attributes
+    ----------
+    id : int
+        Mutation id, unique in the repository.
+    user, app : str
+        Who asked for it, with which program.
+    time : datetime
+        When, by the clock of the process that committed.
+    record : dict
+        The datatype's record in DVID's form.
+    """
+
+    id: int
+    user: str = ""
+    app: str = ""
+    time: datetime
+    record: dict[str, Any]
+
+
+class HasInfo(Protocol):
+    """What a mutation asks of an instance."""
+
+    @property
+    def info(self) -> InstanceInfo: ...
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(MutationRecord).decode
+
+
+def log_root(iid: int, vid: int) -> bytes:
+    """Key of the number of records; the records follow below it."""
+    return b"log/%08x/%08x" % (iid, vid)
+
+
+def read_log(view: View, iid: int, vid: int) -> Iterator[MutationRecord]:
+    """The records of an instance at a version, in the order of their commits."""
+    prefix = log_root(iid, vid) + b"/"
+    for _, value in view.scan(prefix, prefix_end(prefix)):
+        yield _decode(value)
+
+
+class Mutation:
+    """A change in progress, inside its transaction.
+
+    Attributes
+    ----------
+    id : int
+        Mutation id; no other mutation of the repository has or will have it.
+    user, app : str
+        Who asks, with which program.
+    time : datetime
+        Start of this attempt (UTC).
+    version : Version
+        Where it happens.
+    tx : Transaction
+        The one commit.
+    """
+
+    def __init__(self, mid: int, user: str, app: str, version: Version, tx: Transaction, tree: str, vid: int) -> None:
+        self.id = mid
+        self.user = user
+        self.app = app
+        self.time = now()
+        self.version = version
+        self.tx = tx
+        self._tree = tree
+        self._vid = vid
+        self._records: dict[int, list[dict[str, Any]]] = {}
+        self._published: list[str] = []
+        #: (subscriber, event) pairs that can't be part of this commit and follow it
+        self.followups: list[tuple[Datatype, object]] = []
+
+    def space(self, instance: HasInfo) -> TxSpace:
+        """The keys of an instance in this transaction.
+
+        Raises
+        ------
+        BadRequest
+            When the instance's keys lie in another tree: a versioned and an unversioned instance can't be changed
+            in one commit.
+        """
+        if not self._shares_tree(instance.info):
+            raise BadRequest(
+                f"data instance {instance.info.name!r} can't be changed in this commit: versioned and unversioned "
+                "instances lie in different trees"
+            )
+        return TxSpace(self.tx, instance.info.prefix)
+
+    def _shares_tree(self, info: InstanceInfo) -> bool:
+        return self.version.tree(info).name == self._tree
+
+    def log(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """Add a record to the instance's JSON mutation log; it is part of the commit."""
+        self._records.setdefault(instance.info.id, []).append(record)
+
+    def publish(self, source: Datatype, event: object) -> None:
+        """Tell the instances that sync with `source`; what they do about it is part of this commit.
+
+        A subscriber whose keys lie in another tree (one of the two is unversioned) gets a commit of its own, right
+        after this one.
+        """
+        state = self.version.repo.state()
+        me = source.info.data_uuid
+        if me in self._published:
+            return  # a ring of subscriptions: each instance speaks once
+        self._published.append(me)
+        try:
+            for info in state.instances.values():
+                if me in info.syncs:
+                    subscriber = self.version.instance(info)
+                    if self._shares_tree(info):
+                        subscriber.on_event(self, event)
+                    else:
+                        self.followups.append((subscriber, event))
+        finally:
+            self._published.pop()
+
+    def finish(self) -> None:
+        """Write the log's records. The last step, to keep the time short in which another mutation makes this one
+        run again: both write the number of records.
+        """
+        for iid, records in self._records.items():
+            root = log_root(iid, self._vid)
+            held = self.tx.get(root)
+            first = int(held) if held is not None else 0
+            for n, record in enumerate(records, first):
+                self.tx.put(
+                    root + b"/%08x" % n,
+                    _encode(MutationRecord(id=self.id, user=self.user, app=self.app, time=self.time, record=record)),
+                )
+            self.tx.put(root, b"%d" % (first + len(records)))
+
+
+def mutate(
+    instance: Datatype,
+    fn: Callable[[Mutation, TxSpace], T],
+    *,
+    user: str = "",
+    app: str = "",
+    force: bool = False,
+) -> T:
+    """Run `fn` as one atomic commit on the tree of an instance; see `Datatype.mutate`."""
+    version, info = instance.version, instance.info
+    record = version.record
+    if info.versioned and record.locked and not force:
+        raise LockedVersion(
+            f"version {record.uuid} is committed: make a new version from it to change {info.name!r}"
+        )
+    tree = version.tree(info)
+    vid = record.id if info.versioned else version.repo.state().root.id
+    mid = version.repo.next_mutation_id()
+    last: list[Mutation] = []
+
+    def attempt(tx: Transaction) -> T:
+        m = Mutation(mid, user, app, version, tx, tree.name, vid)
+        result = fn(m, m.space(instance))
+        m.finish()
+        last[:] = [m]
+        return result
+
+    if info.versioned and record.locked:
+        from dvid_dask.versions.forcing import force_update
+
+        result = force_update(version, attempt)
+    else:
+        try:
+            result = tree.update(attempt)
+        except Sealed:
+            if version.datastore.state(0).repo(version.repo.id).nodes[version.id].locked:
+                if force:
+                    return mutate(instance, fn, user=user, app=app, force=True)
+                raise LockedVersion(f"version {record.uuid} was committed meanwhile") from None
+            raise LockedVersion(
+                f"version {record.uuid} is being committed, or its commit was interrupted: if it stays so, commit it again"
+            ) from None
+    for subscriber, event in last[0].followups:
+        mutate(subscriber, lambda m, _, s=subscriber, e=event: s.on_event(m, e), user=user, app=app, force=force)
+    return result
