@@ -1,0 +1,25 @@
+"""Bulk operations as Dask graphs: ingest, coarser scales, label index, export.
+
+>>> from dvid_dask import ops
+>>> sorted(ops.__all__)[:3]
+['Box', 'IngestPlan', 'JobFailedError']
+"""
+
+from __future__ import annotations
+
+from dvid_dask.ops.boxes import Box
+from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
+from dvid_dask.ops.job import JobFailedError, unfinished_jobs
+from dvid_dask.ops.sources import Volume, open_volume
+
+__all__ = [
+    "Box",
+    "IngestPlan",
+    "JobFailedError",
+    "Report",
+    "Volume",
+    "ingest",
+    "ingest_plan",
+    "open_volume",
+    "unfinished_jobs",
+]

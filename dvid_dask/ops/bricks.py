@@ -216,9 +216,7 @@ def _cut(block: Point, edge: int) -> tuple[Point, int]:
 
 def _no_larger(edge: Point, block: Point, levels: int, region: Box) -> Point:
     """The edge, halved while a brick of half the size would still hold the region and its coarser blocks."""
-    z, y, x = (
-        _shrunk(e, b << levels, a, c) for e, b, a, c in zip(edge, block, region.start, region.stop, strict=True)
-    )
+    z, y, x = (_shrunk(e, b << levels, a, c) for e, b, a, c in zip(edge, block, region.start, region.stop, strict=True))
     return z, y, x
 
 

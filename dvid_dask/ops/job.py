@@ -18,17 +18,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from dvid_dask.errors import BadRequest, Conflict
+from dvid_dask.errors import BadRequest, Conflict, DvidError
 from dvid_dask.ops.progress import Bar, Progress
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
 
-__all__ = ["JOBS", "JobFailedError", "Ledger", "Phase", "execute", "find_client", "job_name", "unfinished_jobs"]
+__all__ = [
+    "JOBS",
+    "JobFailedError",
+    "Ledger",
+    "LedgerPhase",
+    "Phase",
+    "execute",
+    "find_client",
+    "job_name",
+    "unfinished_jobs",
+]
 
 T = TypeVar("T")
 
@@ -96,13 +107,15 @@ class Ledger:
         """One commit on the job's instance, by whoever runs the job."""
         return self.instance.mutate(fn, **self._who)
 
-    def begin(self, about: Result) -> Result:
-        """Note that the job runs; of a job begun before, what was noted then."""
+    def begin(self, about: Result, fn: Callable[[Mutation, TxSpace], None] | None = None) -> Result:
+        """Note that the job runs, and do `fn`, in one commit; of a job begun before only return what was noted."""
 
-        def note(_: Mutation, space: TxSpace) -> Result:
+        def note(m: Mutation, space: TxSpace) -> Result:
             held = space.get(self._record)
             if held is not None:
                 return dict(msgspec.json.decode(held))
+            if fn is not None:
+                fn(m, space)
             space.put(self._record, msgspec.json.encode(about))
             return about
 
@@ -120,8 +133,7 @@ class Ledger:
         """Results of the finished tasks of a phase."""
         prefix = self.key(phase, b"")
         return {
-            int(key[len(prefix) :], 16): msgspec.json.decode(value)
-            for key, value in self.instance.view(0).scan(prefix)
+            int(key[len(prefix) :], 16): msgspec.json.decode(value) for key, value in self.instance.view(0).scan(prefix)
         }
 
     def commit(self, phase: str, index: int, fn: Callable[[Mutation, TxSpace], Result]) -> Result:
@@ -141,7 +153,7 @@ class Ledger:
         return self.mutate(step)
 
     def finish(self, fn: Callable[[Mutation, TxSpace], None]) -> None:
-        """The last commit: `fn`, and the job's keys are gone."""
+        """The last commit: `fn`, and the job's keys are gone. Nothing happens if another run of the job was faster."""
 
         def step(m: Mutation, space: TxSpace) -> None:
             if space.get(self._record) is None:
@@ -150,6 +162,53 @@ class Ledger:
             space.delete_prefix(self._record)
 
         self.mutate(step)
+
+
+@dataclass(frozen=True)
+class LedgerPhase:
+    """Tasks of a job that note in its ledger what is done.
+
+    Attributes
+    ----------
+    ledger, name
+        Where, and under which name.
+    title
+        What it does, for people.
+    weights
+        Of each task, for the rate that progress shows.
+    task
+        What runs a task; see `Phase.worker`.
+    given
+        Makes `Phase.inputs`, if there are any.
+    """
+
+    ledger: Ledger
+    name: str
+    title: str
+    weights: Sequence[int]
+    task: Callable[..., Result]
+    given: Callable[[Sequence[int]], list[Any] | None] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of tasks."""
+        return len(self.weights)
+
+    def weight(self, index: int) -> int:
+        """Voxels (or other units) of a task."""
+        return self.weights[index]
+
+    def finished(self) -> set[int]:
+        """Tasks that need not run again."""
+        return set(self.ledger.done(self.name))
+
+    def worker(self) -> Callable[..., Result]:
+        """What runs a task."""
+        return self.task
+
+    def inputs(self, indices: Sequence[int]) -> list[Any] | None:
+        """Dask objects to compute first, one per task."""
+        return None if self.given is None else self.given(indices)
 
 
 class Phase(Protocol):
@@ -280,8 +339,6 @@ def _run_locally(phase: Phase, indices: list[int], tasks: list[Any], bar: Bar) -
 
 
 def _failure(error: Exception, title: str, index: int) -> Exception:
-    from dvid_dask.errors import DvidError
-
     if isinstance(error, DvidError):
         return error
     return JobFailedError(
@@ -300,4 +357,6 @@ def check_reach(client: Any, instance: Datatype) -> None:
     """
     url = instance.version.datastore.url
     if client is not None and url.startswith("memory:") and not shares_memory(client):
-        raise BadRequest(f"{url} lives in this process's memory: workers of a cluster can't reach it; use a path or URL")
+        raise BadRequest(
+            f"{url} lives in this process's memory: workers of a cluster can't reach it; use a path or URL"
+        )

@@ -325,7 +325,9 @@ class _Brick:
         numbers = slab.numbers(leaf)
         if len(label) and int(label.max()) == RESERVED:
             where = slab.coords[numbers[number[np.argmax(label)]]].tolist()
-            raise BadRequest(f"label {RESERVED} in block {where} (z, y, x): that id is reserved; nothing of it is written")
+            raise BadRequest(
+                f"label {RESERVED} in block {where} (z, y, x): that id is reserved; nothing of it is written"
+            )
         for n, block in zip(numbers.tolist(), blocks, strict=True):
             slab.put(n, block)
         if len(label):
@@ -348,7 +350,7 @@ class _Brick:
             labels = raw.astype(np.uint64)
             if int(labels.max(initial=0)) + task.add >= RESERVED:
                 raise BadRequest(
-                    f"label {int(labels.max())} + {task.add} reaches the reserved id {RESERVED}: choose a smaller offset"
+                    f"label {int(labels.max())} + {task.add} reaches the reserved id {RESERVED}: use a smaller offset"
                 )
             np.add(labels, np.uint64(task.add), out=labels, where=labels != 0)
             return labels

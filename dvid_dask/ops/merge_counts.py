@@ -34,14 +34,20 @@ class MergeCounts:
         """Merge one partition."""
         prefix = rows_prefix(self.ledger, partition)
         merged = 0
-        for held, rows in scan_counts(self.ledger.instance.view(0), prefix, _BATCH_ROWS):
-            merged += self._merge(held, rows)
-        return self.ledger.commit(self.phase, partition, lambda _, __: {"rows": merged})
+        while True:
+            space = self.ledger.instance.view(0)
+            if (done := self.ledger.mark(space, self.phase, partition)) is not None:
+                return done
+            batch = next(scan_counts(space, prefix, _BATCH_ROWS), None)
+            if batch is None:
+                result = {"rows": merged}
+                return self.ledger.commit(self.phase, partition, lambda _, __, result=result: result)  # type: ignore[misc]
+            merged += self._merge(*batch)
 
     def _merge(self, held: list[bytes], rows: Counts) -> int:
         def step(_: Mutation, space: TxSpace) -> int:
             if any(v is None for v in space.get_many(held)):
-                return 0  # another run of this task was faster: it took all of them, or will
+                return 0  # another run of this task was faster: look again what is left
             add_counts(space, rows.block_zyx, rows.supervoxel, rows.delta)
             for key in held:
                 space.delete(key)

@@ -91,7 +91,7 @@ class Progress:
                 TimeRemainingColumn(),
             )
             with Rich(*columns, console=console) as rich:
-                yield _RichBar(rich, rich.add_task(title, total=total / 1e6, completed=done / 1e6))
+                yield _RichBar(rich, rich.add_task(title, total=total / 1e6, completed=done / 1e6))  # type: ignore[arg-type]
 
 
 def _rate_column() -> Any:

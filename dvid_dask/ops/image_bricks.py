@@ -1,0 +1,165 @@
+"""One brick of an image: from voxels to blocks of all its scales by the mean, in bounded memory.
+
+The mean at the faces of the image is over the voxels there are: nothing fades into the background at the border. As
+with labels, blocks are made before the transaction, and made anew when a block they depend on has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvid_dask.datatypes.imageblk import ImageBlk
+from dvid_dask.errors import Conflict
+from dvid_dask.formats import downsample
+from dvid_dask.ops.boxes import Box, Point
+from dvid_dask.ops.job import Ledger, Result
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dvid_dask.datatypes.base import Mutation, Space, TxSpace
+    from dvid_dask.ops.bricks import Grid
+    from dvid_dask.ops.sources import Volume
+
+__all__ = ["ImageBricks"]
+
+_ATTEMPTS = 50
+
+
+class _ChangedMeanwhileError(Exception):
+    """A block is no longer what the brick was computed from."""
+
+
+@dataclass(frozen=True)
+class ImageBricks:
+    """Runs brick tasks; pickled once per worker.
+
+    Attributes
+    ----------
+    ledger, phase
+        Where what is done is noted.
+    grid
+        The bricks.
+    extents
+        All voxels of the image, scale 0, with those to be written.
+    source
+        Where voxels come from; None reads what is stored at the grid's scale and writes only coarser scales.
+    origin
+        Voxel of the instance that the source's first voxel is (z, y, x).
+    box
+        Voxels to write, scale 0.
+    """
+
+    ledger: Ledger
+    phase: str
+    grid: Grid
+    extents: Box
+    source: Volume | None = None
+    origin: Point = (0, 0, 0)
+    box: Box | None = None
+
+    def __call__(self, index: int, given: NDArray[Any] | None = None) -> Result:
+        """Do one brick and commit it."""
+        for _ in range(_ATTEMPTS):
+            space = self.ledger.instance.view(0)
+            if (done := self.ledger.mark(space, self.phase, index)) is not None:
+                return done
+            brick = _Brick(self, index, given, space)
+            brick.compute()
+            try:
+                return self.ledger.commit(self.phase, index, brick.write)
+            except _ChangedMeanwhileError:
+                continue
+        raise Conflict(
+            f"brick {index} ({self.grid.brick(index)}) was changed by others {_ATTEMPTS} times while it was computed"
+        )
+
+
+class _Brick:
+    def __init__(self, task: ImageBricks, index: int, given: NDArray[Any] | None, space: Space) -> None:
+        instance = task.ledger.instance
+        if not isinstance(instance, ImageBlk):
+            raise TypeError(f"{instance} is no image")
+        self.task, self.image, self.given, self.space = task, instance, given, space
+        self.regions = task.grid.regions(index)
+        self.voxels = 0
+        self.items: list[tuple[bytes, bytes]] = []
+        self.used: dict[bytes, bytes | None] = {}  # stored blocks that the result depends on
+
+    def compute(self) -> None:
+        """Everything but the commit."""
+        task, scale = self.task, self.task.grid.scale
+        coarse = self._stored(1, self.regions[0].at_scale(1)) if len(self.regions) > 1 else None
+        for leaf in task.grid.leaves(self.regions[0]):
+            voxels = self._read(leaf)
+            if coarse is not None:
+                self._halve(voxels, leaf, scale, coarse, self.regions[1])
+            del voxels
+        for level in range(1, len(self.regions)):
+            dense, region = coarse, self.regions[level]
+            if dense is None:
+                break
+            self._encode(dense, region, scale + level)
+            coarse = self._stored(level + 1, region.at_scale(1)) if level + 1 < len(self.regions) else None
+            if coarse is not None:
+                self._halve(dense, region, scale + level, coarse, self.regions[level + 1])
+
+    def _encode(self, voxels: NDArray[Any], box: Box, scale: int) -> None:
+        self.items += self.image.bulk_encode(self.space, voxels, box.start, scale)
+
+    def _remember(self, box: Box, scale: int) -> None:
+        """The result depends on the blocks in this box."""
+        layout = self.image.layout
+        cells = box.cells(layout.block)
+        keys = [layout.block_key(scale, c.start) for c in cells.split((1, 1, 1))]
+        self.used.update(zip(keys, self.space.get_many(keys), strict=True))
+
+    def _stored(self, level: int, covered: Box) -> NDArray[Any]:
+        """The voxels of a coarser scale before those the brick covers are put in: as stored, where it leaves any."""
+        region, scale = self.regions[level], self.task.grid.scale + level
+        if covered == region:
+            return np.full(region.shape, self.image.background, self.image.dtype)
+        self._remember(region, scale)
+        return self.image.bulk_read(self.space, region.start, region.shape, scale)
+
+    def _read(self, leaf: Box) -> NDArray[Any]:
+        """The voxels of a piece as they will be; those that are new go to the blocks to write."""
+        task, scale = self.task, self.task.grid.scale
+        if task.source is None and self.given is None:
+            self._remember(leaf, scale)
+            return self.image.bulk_read(self.space, leaf.start, leaf.shape, scale)
+        inside = leaf if task.box is None else leaf.intersect(task.box)
+        if self.given is not None:
+            box = self.regions[0] if task.box is None else self.regions[0].intersect(task.box)
+            voxels: NDArray[Any] = self.given[inside.relative(box.start).slices()]
+        elif task.source is not None:
+            voxels = task.source.read(inside.relative(task.origin))
+        if inside != leaf:
+            self._remember(leaf, scale)
+            whole = np.array(self.image.bulk_read(self.space, leaf.start, leaf.shape, scale))
+            whole[inside.relative(leaf.start).slices()] = voxels
+            voxels = whole
+        self._encode(voxels, leaf, scale)
+        self.voxels += inside.size
+        return voxels
+
+    def _halve(self, voxels: NDArray[Any], box: Box, scale: int, out: NDArray[Any], region: Box) -> None:
+        """Put the half-size version of a piece where it belongs in the next scale."""
+        inside = box.intersect(self.task.extents.at_scale(scale))
+        if not inside:
+            return
+        part = voxels[inside.relative(box.start).slices()]
+        odd = [a % 2 for a in inside.start]
+        if any(odd):  # a window that begins before the image: doubled voxels have the mean of those there are
+            part = np.pad(part, [(o, 0) for o in odd], mode="edge")
+        out[inside.at_scale(1).relative(region.start).slices()] = downsample.mean(part)
+
+    def write(self, m: Mutation, space: TxSpace) -> Result:
+        """The brick's part of its commit."""
+        if self.used and space.get_many(list(self.used)) != list(self.used.values()):
+            raise _ChangedMeanwhileError
+        space.put_many(self.items)
+        return {"voxels": self.voxels}

@@ -1,0 +1,446 @@
+"""Ingest: a volume into a data instance, with all scales, label index, extents and largest label."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvid_dask.datatypes.imageblk import ImageBlk
+from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
+from dvid_dask.datatypes.labelmap.extents import Extents
+from dvid_dask.errors import BadRequest, NotSupported
+from dvid_dask.ops import job
+from dvid_dask.ops.boxes import Box, Point
+from dvid_dask.ops.bricks import Grid, Plan, plan_bricks
+from dvid_dask.ops.image_bricks import ImageBricks
+from dvid_dask.ops.job import Ledger, LedgerPhase
+from dvid_dask.ops.label_bricks import LabelBricks
+from dvid_dask.ops.merge_counts import MergeCounts
+from dvid_dask.ops.progress import Progress
+from dvid_dask.ops.sources import Volume, open_volume
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
+
+__all__ = ["IngestPlan", "Report", "ingest", "ingest_plan"]
+
+_MAX_BLOCK = 1 << 20  # magnitude of block coordinates that a label index can name
+_DASK_EDGE = 256  # a brick of a dask array is in memory as a whole
+_ROWS_PER_BLOCK = 48  # labels in a block of a dense segmentation, for the number of partitions only
+_ROWS_PER_PARTITION = 1 << 21
+_COARSEST = 128  # an image gets scales until it is about as small as this
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest is going to do; `str` of it is for people."""
+
+    volume: Volume
+    instance: Datatype
+    plan: Plan
+    label_offset: int
+    partitions: int
+
+    @property
+    def job(self) -> str:
+        """Name of the job: the same for the same source, instance, version and parameters."""
+        return job.job_name(
+            op="ingest",
+            source=self.volume.identity,
+            instance=self.instance.info.data_uuid,
+            version=self.instance.version.uuid,
+            box=self.plan.box,
+            levels=self.plan.levels,
+            edges=[g.edge for g in self.plan.grids],
+            label_offset=self.label_offset,
+            partitions=self.partitions,
+        )
+
+    def __str__(self) -> str:
+        plan = self.plan
+        bricks = " + ".join(f"{g.count:,}" for g in plan.grids)
+        scales = f"scales 0 to {plan.levels}" if plan.levels else "scale 0 only"
+        index = f", label index in {self.partitions:,} partitions" if self.partitions else ""
+        return (
+            f"ingest {self.volume.name} ({_extent(self.volume.shape)} {self.volume.dtype}, {_size(plan.bytes)})\n"
+            f"  into {self.instance.name!r} at version {self.instance.version.uuid[:12]}, "
+            f"voxels {plan.box}\n"
+            f"  {plan.blocks:,} blocks of {_extent(plan.block)}, {scales}{index}\n"
+            f"  {bricks} bricks of up to {_extent(plan.grids[0].edge)} voxels, one commit each; "
+            f"about {_size(plan.memory)} a task"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an ingest did.
+
+    Attributes
+    ----------
+    job
+        Name of the job.
+    voxels
+        Voxels of scale 0 that were written, those of an earlier run of the job included.
+    resumed
+        Bricks that an earlier run had finished.
+    bricks
+        Bricks altogether.
+    max_label
+        Largest label, 0 for images.
+    seconds
+        Time of this run.
+    """
+
+    job: str
+    voxels: int
+    resumed: int
+    bricks: int
+    max_label: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.voxels / 1e6 / self.seconds if self.seconds and not self.resumed else 0
+        speed = f", {rate:,.0f} Mvoxel/s" if rate else ""
+        earlier = f" ({self.resumed:,} of {self.bricks:,} bricks by an earlier run)" if self.resumed else ""
+        return f"wrote {self.voxels / 1e6:,.1f} Mvoxel in {self.seconds:.1f} s{speed}{earlier}"
+
+
+def _extent(shape: Sequence[int]) -> str:
+    return " x ".join(f"{n:,}" for n in shape)
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n < 1000 or unit == "TB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError
+
+
+def ingest_plan(
+    source: Any,
+    instance: Datatype,
+    *,
+    offset: Sequence[int] = (0, 0, 0),
+    crop: Box | tuple[Sequence[int], Sequence[int]] | None = None,
+    axes: str | Sequence[str] | None = None,
+    dtype: Any = None,
+    scales: int | None = None,
+    label_offset: int = 0,
+    brick_edge: int | None = None,
+) -> IngestPlan:
+    """What `ingest` would do with these arguments; nothing is written.
+
+    Raises
+    ------
+    BadRequest
+        If the source doesn't fit the instance.
+    """
+    volume = open_volume(source, axes=axes, crop=crop, dtype=dtype)
+    if len(offset) != 3:
+        raise BadRequest(f"the offset is a voxel (z, y, x), got {tuple(offset)}")
+    box = volume.box.shift([int(o) for o in offset])
+    if label_offset < 0:
+        raise BadRequest(f"the label offset must be 0 or more, got {label_offset}")
+    if brick_edge is None and volume.delayed([]) is not None:
+        brick_edge = _DASK_EDGE
+    if isinstance(instance, LabelMap):
+        return _plan_labels(volume, instance, box, scales, label_offset, brick_edge)
+    if isinstance(instance, ImageBlk):
+        if label_offset:
+            raise BadRequest(f"{instance.name!r} is an image: it has no labels to offset")
+        return _plan_image(volume, instance, box, scales, brick_edge)
+    raise NotSupported(f"volumes go into labelmaps and images; {instance.name!r} is a {instance.info.typename}")
+
+
+def _plan_labels(
+    volume: Volume, instance: LabelMap, box: Box, scales: int | None, label_offset: int, edge: int | None
+) -> IngestPlan:
+    if volume.dtype.kind != "u":
+        hint = "; dtype='uint64' converts it" if volume.dtype.kind == "i" else ""
+        raise BadRequest(f"{volume.name} has {volume.dtype} values, but labels are unsigned integers{hint}")
+    layout = instance.layout
+    levels = layout.levels if scales is None else scales
+    if not 0 <= levels <= layout.levels:
+        raise BadRequest(
+            f"{instance.name!r} keeps {layout.levels} coarser scales (MaxDownresLevel), {levels} were asked for"
+        )
+    plan = plan_bricks(box, layout.block_shape, levels=levels, itemsize=8, edge=edge)
+    cells = box.cells(layout.block_shape)
+    if min(cells.start) <= -_MAX_BLOCK or max(cells.stop) > _MAX_BLOCK:
+        raise BadRequest(f"blocks {cells} are out of range: a label index names coordinates below {_MAX_BLOCK}")
+    return IngestPlan(volume, instance, plan, label_offset, _partitions(plan) if instance.indexed else 0)
+
+
+def _partitions(plan: Plan) -> int:
+    """Enough that one is a few million rows, and that there is one for every few bricks."""
+    by_size = plan.blocks * _ROWS_PER_BLOCK // _ROWS_PER_PARTITION
+    by_bricks = min(8, plan.grids[0].count)
+    return 1 << max(by_size, by_bricks, 1).bit_length() - 1
+
+
+def _plan_image(volume: Volume, instance: ImageBlk, box: Box, scales: int | None, edge: int | None) -> IngestPlan:
+    if instance.layout.channels > 1:
+        raise NotSupported(f"{instance.name!r} has {instance.layout.channels} channels: volumes of one are ingested")
+    if volume.dtype != np.dtype(instance.dtype).newbyteorder("="):
+        raise BadRequest(
+            f"{volume.name} has {volume.dtype} values, but {instance.name!r} holds {instance.dtype}: "
+            f"dtype='{instance.dtype}' converts them where they fit"
+        )
+    held = max(instance.scales(), default=0)
+    levels = (held or _natural_levels(box)) if scales is None else scales
+    if not 0 <= levels < 32:
+        raise BadRequest(f"{levels} coarser scales: expected 0 to 31")
+    plan = plan_bricks(box, instance.block_shape, levels=levels, itemsize=volume.dtype.itemsize, edge=edge)
+    return IngestPlan(volume, instance, plan, 0, 0)
+
+
+def _natural_levels(box: Box) -> int:
+    return max(0, (max(box.shape) // _COARSEST).bit_length() - 1)
+
+
+def ingest(
+    source: Any,
+    instance: Datatype,
+    *,
+    offset: Sequence[int] = (0, 0, 0),
+    crop: Box | tuple[Sequence[int], Sequence[int]] | None = None,
+    axes: str | Sequence[str] | None = None,
+    dtype: Any = None,
+    scales: int | None = None,
+    label_offset: int = 0,
+    brick_edge: int | None = None,
+    client: Any = None,
+    progress: bool = True,
+    user: str = "",
+    app: str = "",
+    force: bool = False,
+) -> Report:
+    """Write a volume into a labelmap or an image, as a Dask graph.
+
+    Blocks, all coarser scales (labels by majority, images by mean), the label index, extents and largest label are as
+    if the voxels had been posted; what was there before in the same voxels is replaced, and the label index stays
+    exact. Killed at any point and started again with the same arguments it goes on where it was.
+
+    Parameters
+    ----------
+    source
+        Anything `open_volume` reads.
+    instance
+        At an open version.
+    offset
+        Voxel of the instance at which the source's first voxel goes (z, y, x); may be negative. It need not be a
+        multiple of the block size: voxels beside the box keep their values.
+    crop
+        Only the voxels [start, stop) of the source (z, y, x); their first one goes to `offset`.
+    axes, dtype
+        As for `open_volume`.
+    scales
+        Coarser scales to write: by default those the instance keeps; for an image that has none yet, as many as make
+        it small.
+    label_offset
+        Added to every label except 0.
+    brick_edge
+        Largest edge of a brick in voxels.
+    client
+        A `distributed.Client`; by default the current one, else Dask's own choice of scheduler.
+    progress
+        Print the plan, and a progress bar where there is a terminal or a notebook.
+    user, app, force
+        As for `Datatype.mutate`.
+
+    Raises
+    ------
+    BadRequest
+        If the source doesn't fit the instance, or holds the label 2**64 - 1: a brick with it is not written.
+    LockedVersion
+        If the version is committed.
+    JobFailedError
+        If a task failed; start the same ingest again to go on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dvid_dask
+    >>> repo = dvid_dask.create("memory://").new_repo("fly")
+    >>> seg = repo.new_instance("labelmap", "segmentation", {"MaxDownresLevel": "1"})
+    >>> labels = np.zeros((64, 64, 128), np.uint64)
+    >>> labels[:, :32, 20:70] = 7
+    >>> report = ingest(labels, seg, offset=(0, 64, 0), progress=False)
+    >>> report.voxels, report.max_label, seg.size(7)
+    (524288, 7, 102400)
+    >>> seg.read((0, 32, 9), (1, 1, 3), scale=1)
+    array([[[0, 7, 7]]], dtype=uint64)
+    """
+    began = time.monotonic()
+    show = Progress(progress)
+    instance.check_open(force)
+    plan = ingest_plan(
+        source,
+        instance,
+        offset=offset,
+        crop=crop,
+        axes=axes,
+        dtype=dtype,
+        scales=scales,
+        label_offset=label_offset,
+        brick_edge=brick_edge,
+    )
+    show.say(str(plan))
+    client = job.find_client(client)
+    job.check_reach(client, instance)
+    ledger = Ledger(instance, plan.job, user=user, app=app, force=force)
+    with _reachable(plan.volume, client) as volume:
+        if isinstance(instance, LabelMap):
+            return _ingest_labels(plan, volume, instance, ledger, client, show, began)
+        if isinstance(instance, ImageBlk):
+            return _ingest_image(plan, volume, instance, ledger, client, show, began)
+    raise NotSupported(f"{instance.name!r} is a {instance.info.typename}")
+
+
+@contextlib.contextmanager
+def _reachable(volume: Volume, client: Any) -> Iterator[Volume]:
+    """The volume in a form that all workers can read: an array of this process goes to a file they map."""
+    if not volume.in_memory or client is None or job.shares_memory(client):
+        yield volume
+        return
+    hosts = {w["host"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}
+    if not hosts <= {"127.0.0.1", "localhost", "::1"} and len(hosts) > 1:
+        raise BadRequest(
+            f"{volume.name} lives in this process's memory, but the workers run on {len(hosts)} machines: "
+            "save it where they can read it (zarr, .npy on a shared disk) and ingest that"
+        )
+    with tempfile.TemporaryDirectory(prefix="dvid-dask-") as folder:
+        path = os.path.join(folder, "volume.npy")
+        array = np.lib.format.open_memmap(path, "w+", volume.dtype, volume.shape)
+        for z in range(0, volume.shape[0], 64):
+            part = Box.of((z, 0, 0), (min(z + 64, volume.shape[0]), *volume.shape[1:]))
+            array[z : z + 64] = volume.read(part)
+        del array
+        yield open_volume(path)
+
+
+def _brick_boxes(plan: IngestPlan, grid: Grid) -> Callable[[Sequence[int]], list[Any] | None] | None:
+    """For a source that Dask computes: the parts that bricks get, as dask objects."""
+    if plan.volume.delayed([]) is None:
+        return None
+
+    def given(indices: Sequence[int]) -> list[Any] | None:
+        boxes = [grid.brick(i).intersect(plan.plan.box).relative(plan.plan.box.start) for i in indices]
+        return plan.volume.delayed(boxes)
+
+    return given
+
+
+def _weights(grid: Grid, box: Box | None) -> list[int]:
+    bricks = (grid.brick(i) for i in range(grid.count))
+    return [(b if box is None else b.intersect(box)).size for b in bricks]
+
+
+def _titles(grids: Sequence[Grid], first: str) -> list[str]:
+    return [first, *(f"scales {g.scale + 1} to {g.scale + g.levels}" for g in grids[1:])]
+
+
+def _about(plan: IngestPlan) -> dict[str, Any]:
+    return {"op": "ingest", "source": plan.volume.name, "box": plan.plan.box, "levels": plan.plan.levels}
+
+
+def _ingest_labels(
+    plan: IngestPlan, volume: Volume, instance: LabelMap, ledger: Ledger, client: Any, show: Progress, began: float
+) -> Report:
+    box, grids = plan.plan.box, plan.plan.grids
+    given = _brick_boxes(plan, grids[0])
+    ledger.begin(_about(plan))
+    resumed = len(ledger.done("bricks"))
+    for i, (grid, title) in enumerate(zip(grids, _titles(grids, "bricks"), strict=True)):
+        name = "bricks" if i == 0 else f"scale{grid.scale}"
+        task = LabelBricks(ledger, name, instance.layout, grid)
+        if i == 0:
+            source = None if given else volume
+            task = LabelBricks(
+                ledger, name, instance.layout, grid, source, box.start, box, plan.label_offset, plan.partitions
+            )
+        weights = _weights(grid, box if i == 0 else None)
+        job.execute(LedgerPhase(ledger, name, title, weights, task, given if i == 0 else None), client, show)
+    results = ledger.done("bricks")
+    if plan.partitions:
+        weight = plan.plan.voxels // plan.partitions
+        task_index = MergeCounts(ledger, "index")
+        phase = LedgerPhase(ledger, "index", "label index", [weight] * plan.partitions, task_index)
+        job.execute(phase, client, show)
+    max_label = max((r["max_label"] for r in results.values()), default=0)
+
+    def finish(m: Mutation, space: TxSpace) -> None:
+        finish_labels(space, max_label, Extents(box.start, _last(box)))
+        m.log(instance, _record(plan, m, volume, "ingest-labels"))
+
+    ledger.finish(finish)
+    return _report(plan, results, resumed, max_label, began)
+
+
+def _ingest_image(
+    plan: IngestPlan, volume: Volume, instance: ImageBlk, ledger: Ledger, client: Any, show: Progress, began: float
+) -> Report:
+    box, grids = plan.plan.box, plan.plan.grids
+    given = _brick_boxes(plan, grids[0])
+    held = instance.extents
+    whole = box if held is None else box.union(Box.of(*held))
+
+    def make_scales(_: Mutation, space: TxSpace) -> None:
+        for scale in range(plan.plan.levels + 1):
+            instance.create_scale(space, scale)
+
+    ledger.begin(_about(plan), make_scales)
+    resumed = len(ledger.done("bricks"))
+    for i, (grid, title) in enumerate(zip(grids, _titles(grids, "bricks"), strict=True)):
+        name = "bricks" if i == 0 else f"scale{grid.scale}"
+        task = ImageBricks(ledger, name, grid, whole)
+        if i == 0:
+            task = ImageBricks(ledger, name, grid, whole, None if given else volume, box.start, box)
+        weights = _weights(grid, box if i == 0 else None)
+        job.execute(LedgerPhase(ledger, name, title, weights, task, given if i == 0 else None), client, show)
+    results = ledger.done("bricks")
+
+    def finish(m: Mutation, space: TxSpace) -> None:
+        instance.grow_extents(space, box.start, box.stop)
+        m.log(instance, _record(plan, m, volume, "ingest-image"))
+
+    ledger.finish(finish)
+    return _report(plan, results, resumed, 0, began)
+
+
+def _last(box: Box) -> Point:
+    z, y, x = (v - 1 for v in box.stop)
+    return z, y, x
+
+
+def _record(plan: IngestPlan, m: Mutation, volume: Volume, action: str) -> dict[str, Any]:
+    """What the mutation log says, coordinates as in DVID (x, y, z)."""
+    return {
+        "Action": action,
+        "MutationID": m.id,
+        "UUID": m.version.uuid,
+        "Source": volume.name,
+        "Offset": list(plan.plan.box.start[::-1]),
+        "Size": list(plan.plan.box.shape[::-1]),
+        "Scales": plan.plan.levels,
+    }
+
+
+def _report(plan: IngestPlan, results: dict[int, Any], resumed: int, max_label: int, began: float) -> Report:
+    return Report(
+        job=plan.job,
+        voxels=sum(r["voxels"] for r in results.values()),
+        resumed=resumed,
+        bricks=plan.plan.grids[0].count,
+        max_label=max_label,
+        seconds=time.monotonic() - began,
+    )
