@@ -4,7 +4,7 @@
     python benchmarks/store.py --quick    # a minute, smaller numbers
 
 Baselines in the same run: plain zarr 3 on disk (no versions), LMDB with keys that embed the version (DVID's way), and
-icechunk. Values are 50 bytes where a key stands for metadata and 5 kB where it stands for a chunk.
+icechunk. Values are 50 random bytes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ import numpy as np
 from _report import amount, clock, console, duration, files_and_bytes, machine, repeated, table
 from dvid_dask.store import Store
 
-SMALL = b"v" * 50
+_NOISE = np.random.default_rng(0).bytes(1 << 20)
+
+
+def small(i: int) -> bytes:
+    """Fifty bytes that don't compress."""
+    at = i * 50 % (len(_NOISE) - 50)
+    return _NOISE[at : at + 50]
+
 
 
 def key(i: int) -> bytes:
     return b"k" + struct.pack(">Q", i)
 
 
-def fill(store: Store, tree: str, count: int, value: bytes = SMALL, page: int = 50_000) -> None:
+def fill(store: Store, tree: str, count: int, page: int = 50_000) -> None:
     t = store.create_tree(tree)
     for start in range(0, count, page):
-        items = [(key(i), value) for i in range(start, min(start + page, count))]
+        items = [(key(i), small(i)) for i in range(start, min(start + page, count))]
         t.update(lambda tx, items=items: tx.put_many(items))
 
 
@@ -71,7 +78,7 @@ def depth(root: Path, keys: int, depths: list[int]) -> None:
     env = lmdb.open(str(root / "lmdb-depth"), map_size=1 << 34, sync=False)
     with env.begin(write=True) as tx:
         for i in range(keys):
-            tx.put(key(i) + struct.pack(">I", 0xFFFFFFFF), SMALL)
+            tx.put(key(i) + struct.pack(">I", 0xFFFFFFFF), small(i))
 
     def lmdb_read(version: int, k: bytes) -> bytes | None:
         # newest first: the version is stored inverted, the walk stops at the first one that is an ancestor
@@ -159,7 +166,7 @@ def lmdb_commit(root: Path, keys: int) -> list[list[str]]:
     env = lmdb.open(str(root / "lmdb"), map_size=1 << 34, sync=True)
     with env.begin(write=True) as tx:
         for i in range(keys):
-            tx.put(key(i) + b"\0\0\0\0", SMALL)
+            tx.put(key(i) + b"\0\0\0\0", small(i))
     rng = np.random.default_rng(3)
 
     def edit() -> None:
@@ -201,7 +208,7 @@ def bulk_writer(url: str, worker: int, keys: int, page: int, started: object) ->
     tree = Store.open(url).tree("bulk")
     started.wait()  # type: ignore[attr-defined]
     for start in range(0, keys, page):
-        items = [(struct.pack(">IQ", worker + 0x01000000, i), SMALL) for i in range(start, start + page)]
+        items = [(struct.pack(">IQ", worker + 0x01000000, i), small(i)) for i in range(start, start + page)]
         tree.update(lambda tx, items=items: tx.put_many(items))
 
 
@@ -230,7 +237,7 @@ def bulk(root: Path, keys: int) -> None:
         for start in range(0, keys, 20_000):
             with env.begin(write=True) as tx:
                 for i in range(start, start + 20_000):
-                    tx.put(key(i) + b"\0\0\0\0", SMALL)
+                    tx.put(key(i) + b"\0\0\0\0", small(i))
     rows.append(["1 (LMDB)", f"{keys / c.seconds:,.0f}/s", f"{keys / c.seconds:,.0f}/s"])
     table("Bulk write of 50-byte values, 20,000 keys a commit", ["processes", "keys", "keys a process"], rows,
           f"{os.cpu_count()} cores: more processes than cores share them")
