@@ -14,6 +14,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
+`downsample`                means over windows: the coarser scales of images
 `images`                    2-d images: PNG, JPEG, TIFF, BMP, pseudocolour, resizing
 ==========================  ====================================================================================
 

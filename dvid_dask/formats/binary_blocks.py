@@ -71,10 +71,10 @@ def encode_block(block: Buffer, position_zyx: Sequence[int], labels: ArrayLike) 
     shape = label_blocks.block_shape(block)
     z, y, x = (int(p) * s for p, s in zip(position_zyx, shape, strict=True))
     buf, grid, hits, zero = label_blocks.table_hits(block, labels)
+    if hits.size == 1:  # solid
+        return _BLOCK.pack(x, y, z, 1) if hits[0] else b""
     if not hits.any() and not zero:
         return b""
-    if hits.size == 1:
-        return _BLOCK.pack(x, y, z, 1)
     out = np.empty(grid[0] * grid[1] * grid[2] * 65, np.uint8)
     result, end, voxels = kernels.encode(buf, *grid, hits, zero, out)
     label_blocks.raise_for(result)
@@ -118,7 +118,9 @@ def encode(blocks: Iterable[Buffer], positions_zyx: ArrayLike, label: int, label
             raise ValueError(f"block {position} has {this} voxels, others {shape} (z, y, x)")
         shape = this
         part = encode_block(block, position, wanted)
-        if part and not parts:
+        if not part:
+            continue
+        if not parts:
             parts.append(encode_header(shape, label))
         parts.append(part)
     return b"".join(parts)

@@ -61,8 +61,8 @@ def test_streams_that_end_early_or_lie():
             with pytest.raises(FormatError):
                 list(bs.iter_records(io.BytesIO(stream[:cut])))
             parser = bs.RecordParser()
+            parser.feed(stream[:cut])
             with pytest.raises(FormatError):
-                parser.feed(stream[:cut])
                 parser.close()
     for n in (0, -1, bs.MAX_PAYLOAD + 1, 2**31 - 1):
         lie = struct.pack("<4i", 0, 0, 0, n) + b"abc"

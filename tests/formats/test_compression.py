@@ -1,5 +1,6 @@
 """Every expansion is bounded, every corruption refused, and DVID's header is DVID's."""
 
+import contextlib
 import gzip
 import struct
 import zlib
@@ -146,7 +147,5 @@ def test_unknown_headers_and_names():
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_value(value):
-    try:
+    with contextlib.suppress(FormatError):
         assert len(c.deserialize(value, 1 << 16)) <= 1 << 16
-    except FormatError:
-        pass
