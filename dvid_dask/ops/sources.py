@@ -215,15 +215,11 @@ class _Mapped(Volume):
         self.identity = f"file:{layout}"
 
     def _read(self, box: Box) -> NDArray[Any]:
-        memory = _map_file(self._path)
+        # mapped for this read alone: a mapping that stays counts every page ever touched as this process's memory
+        memory = np.memmap(self._path, np.uint8, "r")
         whole = np.ndarray(self.shape, self._stored, memory.data, self._offset, self._strides)
         whole.flags.writeable = False
         return _native(whole[box.slices()])
-
-
-@functools.lru_cache(maxsize=16)
-def _map_file(path: str) -> NDArray[np.uint8]:
-    return np.memmap(path, np.uint8, "r")
 
 
 def _open_npy(path: str) -> Volume:
