@@ -8,7 +8,6 @@ __all__ = ["lookup", "register", "typenames"]
 _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk")
 _DECLARED = (
     "annotation",
-    "googlevoxels",
     "imagetile",
     "labelarray",
     "labelblk",
