@@ -38,18 +38,15 @@ def options(
     pass
 
 
-for name, function in {
-    "init": stores.init,
-    "serve": stores.serve,
-    "info": stores.info,
-    "ingest": volumes.ingest,
-    "export": volumes.export,
-    "diff": nodes.diff,
-    "compact": stores.compact,
-    "gc": stores.gc,
-    "fsck": stores.fsck,
-}.items():
-    app.command(name)(function)
+app.command("init")(stores.init)
+app.command("serve")(stores.serve)
+app.command("info")(stores.info)
+app.command("ingest")(volumes.ingest)
+app.command("export")(volumes.export)
+app.command("diff")(nodes.diff)
+app.command("compact")(stores.compact)
+app.command("gc")(stores.gc)
+app.command("fsck")(stores.fsck)
 app.add_typer(repos.app, name="repo")
 app.add_typer(nodes.app, name="node")
 app.add_typer(bench.app, name="bench")

@@ -88,18 +88,18 @@ def codec(
     json: JsonFlag = False,
 ) -> None:
     """Measure the label block codec on one core, with synthetic labels."""
-    from dvid_dask.formats.label_blocks import decode, encode
+    from dvid_dask.formats.label_blocks import decode_block, encode_block
 
     labels = _label_volume(size - size % 64)
     corners = [(z, y, x) for z, y, x in np.ndindex(*(n // 64 for n in labels.shape))]
     blocks = [labels[64 * z : 64 * z + 64, 64 * y : 64 * y + 64, 64 * x : 64 * x + 64] for z, y, x in corners]
-    encode(blocks[0])
-    encoded = [encode(b) for b in blocks]
-    decode(encoded[0])
+    encode_block(blocks[0])
+    encoded = [encode_block(b) for b in blocks]
+    decode_block(encoded[0])
     rate = labels.size / 1e6
     rows = [
-        ("encode", rate / _timed(lambda: [encode(b) for b in blocks], 3), "Mvoxel/s"),
-        ("decode", rate / _timed(lambda: [decode(b) for b in encoded], 3), "Mvoxel/s"),
+        ("encode", rate / _timed(lambda: [encode_block(b) for b in blocks], 3), "Mvoxel/s"),
+        ("decode", rate / _timed(lambda: [decode_block(b) for b in encoded], 3), "Mvoxel/s"),
         ("raw size over encoded size", labels.nbytes / sum(map(len, encoded)), "x"),
     ]
     _print_rows(rows, json)
@@ -110,7 +110,7 @@ def _label_volume(edge: int) -> npt.NDArray[np.uint64]:
     z, y, x = np.ogrid[0:edge, 0:edge, 0:edge]
     w = np.sin(z / 17.0) * 9 + np.sin(y / 23.0 + 1) * 7 + np.sin(x / 13.0 + 2) * 6
     cells = np.floor((z + w) / 40).astype(np.int64), np.floor((y - w) / 25).astype(np.int64), np.floor((x + w) / 25)
-    return (1 + (cells[0] + 8) * 1_000_003 + (cells[1] + 8) * 1009 + cells[2].astype(np.int64) + 8).astype(np.uint64)
+    return np.asarray(1 + (cells[0] + 8) * 1_000_003 + (cells[1] + 8) * 1009 + cells[2].astype(np.int64) + 8, np.uint64)
 
 
 def _timed(action: Callable[[], object], times: int) -> float:

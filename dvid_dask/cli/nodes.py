@@ -194,7 +194,7 @@ def diff(
     report: dict[str, Any] = {}
     for name in found:
         count: Counter[str] = Counter()
-        listed = []
+        listed: list[tuple[str, Any]] = []
         for change in found[name]:
             if len(listed) < limit:
                 listed.append((change.kind, change.what))

@@ -149,7 +149,7 @@ def fsck(
         for name, report in reports.items():
             say(f"{name}:")
             _print_facts(report, "  ")
-    if not (metadata.ok and files.ok):
+    if not (metadata.clean and files.clean):
         raise DvidError(f"{datastore.url} is damaged or unfinished: see above")
 
 

@@ -89,29 +89,25 @@ def ingest(
     """
     from dvid_dask import ops
 
-    options = {
-        "axes": axes,
-        "select": {k: int(v) for k, v in map(_pair, select or ())},
-        "dataset": dataset,
-        "dtype": None if dtype is None else _dtype(dtype),
-        "crop": None if crop is None else _box(crop),
-    }
-    volume = ops.open_volume(source, **options)
+    volume = ops.open_volume(
+        source,
+        axes=axes,
+        select={k: int(v) for k, v in map(_pair, select or ())},
+        dataset=dataset,
+        dtype=None if dtype is None else _dtype(dtype),
+        crop=None if crop is None else _box(crop),
+    )
     datastore = _open_or_create(store, create and not plan)
     at = _version_or_create(datastore, repo, version, create and not plan)
     if instance not in at and create and not plan:
         at.repo.new_instance(typename or _type_for(volume.dtype), instance, dict(map(_pair, setting or ())), at=at)
     target = at[instance]
-    settings: dict[str, Any] = {"offset": _point(offset, "--offset")}
-    if scales is not None:
-        settings["scales"] = scales
-    if label_offset:
-        settings["label_offset"] = label_offset
+    settings: dict[str, Any] = {"offset": _point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
     if plan:
         say(str(ops.ingest_plan(volume, target, **settings)))
         return
     with _client(workers, scheduler):
-        report = ops.ingest(volume, target, **settings)
+        report = ops.ingest(volume, target, app="dvid-dask ingest", **settings)
     say(str(report))
 
 
