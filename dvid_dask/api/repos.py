@@ -146,7 +146,7 @@ def post_instance(request: VersionRequest) -> Response:
 @routes.get("/api/repo/{uuid}/branch-versions/{name}")
 def get_branch_versions(request: VersionRequest) -> Response:
     """UUIDs from the leaf of a branch up to the root of the repository; ``[]`` for an unknown branch."""
-    return json(request.repo.branch_versions(request.params["name"]))
+    return json([version.uuid for version in request.repo.branch_versions(request.params["name"])])
 
 
 class _Merge(msgspec.Struct):
