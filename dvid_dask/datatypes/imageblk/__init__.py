@@ -1,0 +1,30 @@
+"""Images in blocks, per version: the datatypes uint8blk, uint16blk, uint32blk, uint64blk, float32blk and rgba8blk."""
+
+from .image import (
+    BlocksWritten,
+    Extents,
+    Float32Blk,
+    ImageBlk,
+    PinnedImage,
+    Rgba8Blk,
+    Uint8Blk,
+    Uint16Blk,
+    Uint32Blk,
+    Uint64Blk,
+)
+from .planes import ArbitraryPlane, isotropic_size
+
+__all__ = [
+    "ArbitraryPlane",
+    "BlocksWritten",
+    "Extents",
+    "Float32Blk",
+    "ImageBlk",
+    "PinnedImage",
+    "Rgba8Blk",
+    "Uint8Blk",
+    "Uint16Blk",
+    "Uint32Blk",
+    "Uint64Blk",
+    "isotropic_size",
+]
