@@ -1,3 +1,4 @@
+# ruff: noqa: N818  (the names are the ones that the field and the builtins use: NotFound, not NotFoundError)
 """The one tree of errors, grouped by what a caller would do about them.
 
 ::
@@ -10,7 +11,7 @@
     ├── NotFound                   KeyError         no such key, blob, body, repository ... (HTTP 404)
     ├── LockedVersion              PermissionError  the version is committed: make a new version, or force
     ├── Forbidden                  PermissionError  the caller may not do this
-    ├── Conflict                   RuntimeError     somebody else was first, or the name is taken: look again, then retry
+    ├── Conflict                   RuntimeError     the name is taken, or somebody was first: look again, then retry
     ├── NotSupported               NotImplementedError  this build or this datatype can't do it (HTTP 501)
     └── TooBusy                    RuntimeError     try again later (HTTP 503)
 

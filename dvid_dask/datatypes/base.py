@@ -154,9 +154,7 @@ class Datatype:
         """
         return Space(self.version.tree(self.info).view(max_age), self.info.prefix)
 
-    def mutate(
-        self, fn: Callable[[Mutation, TxSpace], T], *, user: str = "", app: str = "", force: bool = False
-    ) -> T:
+    def mutate(self, fn: Callable[[Mutation, TxSpace], T], *, user: str = "", app: str = "", force: bool = False) -> T:
         """Change the instance in one atomic commit.
 
         Parameters

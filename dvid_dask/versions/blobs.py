@@ -14,9 +14,9 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
     from dvid_dask.store import Transaction, Tree
@@ -32,7 +32,7 @@ _MASK = (1 << 128) - 1
 _SMALL = 4096
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _fnv1(data: Any, high: Any, low: Any) -> Any:
     """FNV-1 over bytes, with the 128-bit state in two 64-bit halves.
 

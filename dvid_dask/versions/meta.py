@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from dvid_dask.errors import DvidError
-from dvid_dask.store import prefix_end
+from dvid_dask.store import BadStore, NewerFormat, prefix_end
 from dvid_dask.versions.records import FORMAT, Header, InstanceInfo, NodeRecord, RepoRecord, log_line
 from dvid_dask.versions.state import State, decode
 
@@ -48,10 +47,6 @@ _KINDS: dict[str, type[RepoRecord] | type[NodeRecord] | type[InstanceInfo]] = {
 
 _encode = msgspec.json.Encoder().encode
 _journal = msgspec.json.Decoder(list[str]).decode
-
-
-class BadMetadata(DvidError, ValueError):
-    """The metadata tree holds something that this version of the package doesn't read."""
 
 
 def repo_key(repo: int) -> str:
@@ -233,10 +228,10 @@ class MetaTree:
     def _header(reader: View | Transaction) -> Header:
         data = reader.get(_HEADER)
         if data is None:
-            raise BadMetadata("the store has no metadata header: it was not made by dvid_dask.create, or is damaged")
+            raise BadStore("the store has no metadata header: it was not made by dvid_dask.create, or is damaged")
         header = decode(Header, data)
         if header.format > FORMAT:
-            raise BadMetadata(
+            raise NewerFormat(
                 f"the store's metadata has format {header.format}, this package reads up to {FORMAT}: update it"
             )
         return header

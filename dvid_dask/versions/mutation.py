@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -170,6 +171,10 @@ class Mutation:
             self.tx.put(root, b"%d" % (first + len(records)))
 
 
+def _follow(m: Mutation, _: TxSpace, *, subscriber: Datatype, event: object) -> None:
+    subscriber.on_event(m, event)
+
+
 def mutate(
     instance: Datatype,
     fn: Callable[[Mutation, TxSpace], T],
@@ -182,9 +187,7 @@ def mutate(
     version, info = instance.version, instance.info
     record = version.record
     if info.versioned and record.locked and not force:
-        raise LockedVersion(
-            f"version {record.uuid} is committed: make a new version from it to change {info.name!r}"
-        )
+        raise LockedVersion(f"version {record.uuid} is committed: make a new version from it to change {info.name!r}")
     tree = version.tree(info)
     vid = record.id if info.versioned else version.repo.state().root.id
     mid = version.repo.next_mutation_id()
@@ -210,8 +213,9 @@ def mutate(
                     return mutate(instance, fn, user=user, app=app, force=True)
                 raise LockedVersion(f"version {record.uuid} was committed meanwhile") from None
             raise LockedVersion(
-                f"version {record.uuid} is being committed, or its commit was interrupted: if it stays so, commit it again"
+                f"version {record.uuid} is being committed right now; if it stays open, its commit was interrupted: "
+                "commit it again"
             ) from None
     for subscriber, event in last[0].followups:
-        mutate(subscriber, lambda m, _, s=subscriber, e=event: s.on_event(m, e), user=user, app=app, force=force)
+        mutate(subscriber, partial(_follow, subscriber=subscriber, event=event), user=user, app=app, force=force)
     return result

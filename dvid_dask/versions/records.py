@@ -103,7 +103,11 @@ class RepoRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A version. `tree` names its tree in the store; `conflicts` counts the keys a merge could not settle."""
+    """A version.
+
+    `tree` names its tree in the store; `conflicts` counts the keys a merge could not settle, `forced` the writes that
+    were forced onto it after its commit.
+    """
 
     id: int
     repo: int
@@ -117,6 +121,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     updated: datetime
     logged: int = 0
     conflicts: int = 0
+    forced: int = 0
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -335,7 +335,7 @@ class Repo:
         def insert(meta: MetaChange) -> None:
             held = meta.state.repo(self.id)
             if name in held.instances:
-                raise Conflict(f"repository {held.record.root} has a data instance {name!r} already; choose another name")
+                raise Conflict(_taken(held, name))
             node = meta.node(self.id, vid)
             if node.locked and not force:
                 raise LockedVersion(f"version {node.uuid} was committed meanwhile")
@@ -478,7 +478,7 @@ class Repo:
             if me is None:
                 raise UnknownInstance(f"data instance {old!r} was deleted meanwhile")
             if new in held.instances:
-                raise Conflict(f"repository {held.record.root} has a data instance {new!r} already; choose another name")
+                raise Conflict(_taken(held, new))
             meta.put(msgspec.structs.replace(me, name=new))
             meta.log(self.id, 0, [f"Renamed data instance {old!r} to {new!r}"], now())
 
@@ -620,11 +620,21 @@ class Repo:
         from dvid_dask.versions.display import table
 
         rows = [
-            (v.uuid[:12], v.branch, "committed" if v.locked else "open", ", ".join(p.uuid[:8] for p in v.parents), v.note)
+            (
+                v.uuid[:12],
+                v.branch,
+                "committed" if v.locked else "open",
+                ", ".join(p.uuid[:8] for p in v.parents),
+                v.note,
+            )
             for v in self.versions.values()
         ]
         title = f"{self.alias or 'Repository'} ({self.root[:12]}): {', '.join(self.instances) or 'no instances'}"
         return table(title, ("version", "branch", "state", "parents", "note"), rows)
+
+
+def _taken(repo: RepoState, name: str) -> str:
+    return f"repository {repo.record.root} has a data instance {name!r} already; choose another name"
 
 
 def check_lines(lines: str | Iterable[str]) -> list[str]:

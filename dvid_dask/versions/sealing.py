@@ -18,6 +18,7 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.store import StoreError, TreeNotFound
 
 if TYPE_CHECKING:
+    from dvid_dask.store import Store
     from dvid_dask.versions.datastore import Datastore
 
 __all__ = ["Sealer"]
@@ -28,6 +29,9 @@ MODES = ("background", "now", "never")
 
 #: Seconds that the end of the process waits for the compaction that runs.
 PATIENCE = 20.0
+#: Seconds that a new child waits for the compaction of its parent. A child shares what its parent's tree is at that
+#: moment: branched before, it would keep the small files alive.
+CHILD_PATIENCE = 2.0
 
 _live: weakref.WeakSet[Sealer] = weakref.WeakSet()
 
@@ -45,6 +49,7 @@ class Sealer:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._open: dict[str, threading.Event] = {}
 
     def seal(self, tree: str) -> None:
         """Make a tree immutable, at one moment for all its writers. Sealing it again changes nothing."""
@@ -61,11 +66,18 @@ class Sealer:
                 if self._thread is None:
                     # a daemon, so that only `close` and the exit hook decide how long the process waits for it
                     self._thread = threading.Thread(
-                        target=_work, args=(self._store, self._queue), name="dvid-dask-compact", daemon=True
+                        target=_work, args=(self._store, self._queue, self._open), name="dvid-dask-compact", daemon=True
                     )
                     self._thread.start()
                     _live.add(self)
+                self._open.setdefault(tree, threading.Event())
             self._queue.put(tree)
+
+    def settle(self, tree: str) -> None:
+        """Wait a little if this process is about to compact a tree."""
+        waiting = self._open.get(tree)
+        if waiting is not None:
+            waiting.wait(CHILD_PATIENCE)
 
     def close(self, patience: float | None = None) -> None:
         """Drop what waits and let the compaction that runs finish, for at most `patience` seconds."""
@@ -93,18 +105,25 @@ class Sealer:
         return done
 
 
-def _work(store: object, jobs: queue.SimpleQueue[str | None]) -> None:
+def _work(store: Store, jobs: queue.SimpleQueue[str | None], waiting: dict[str, threading.Event]) -> None:
+    # knows nothing of the sealer, so that a datastore nobody uses any more can go
     while True:
         name = jobs.get()
         if name is None:
-            return
+            break
         try:
-            store.seal(name)  # type: ignore[attr-defined]
+            store.seal(name)
         except TreeNotFound:
-            continue  # its repository was deleted meanwhile
+            pass  # its repository was deleted meanwhile
         except StoreError:
             # the version is committed and right; only its files stay many until the next run
             log.warning("compaction of tree %s failed; run Datastore.compact() later", name, exc_info=True)
+        finally:
+            done = waiting.pop(name, None)
+            if done is not None:
+                done.set()
+    for event in waiting.values():
+        event.set()
 
 
 @atexit.register

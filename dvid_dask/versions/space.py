@@ -12,11 +12,11 @@ __all__ = ["Space", "TxSpace"]
 
 
 def prefix_stop(prefix: bytes) -> bytes | None:
-    """The first key after all keys that begin with `prefix`; None when there is none.
+    r"""The first key after all keys that begin with `prefix`; None when there is none.
 
     Examples
     --------
-    >>> prefix_stop(b"ab"), prefix_stop(b"a\\xff"), prefix_stop(b"\\xff")
+    >>> prefix_stop(b"ab"), prefix_stop(b"a\xff"), prefix_stop(b"\xff")
     (b'ac', b'b', None)
     """
     head = prefix.rstrip(b"\xff")

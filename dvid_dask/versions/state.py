@@ -153,7 +153,7 @@ class State:
         self,
         header: Header,
         repos: Mapping[int, RepoState],
-        uuids: Mapping[str, tuple[int, int]],
+        uuids: dict[str, tuple[int, int]],
         names: list[str],
     ) -> None:
         self.header = header
@@ -203,8 +203,8 @@ class State:
                     names = sorted(uuids)
                     del all_repos[rid]
                 continue
-            record = repos.get(rid) or (old.record if old else None)
-            if record is None:  # leftovers of a repository that was deleted meanwhile
+            head = repos.get(rid) or (old.record if old else None)
+            if head is None:  # leftovers of a repository that was deleted meanwhile
                 continue
             new_nodes: Mapping[int, NodeRecord] = old.nodes if old else {}
             if rid in nodes:
@@ -215,12 +215,12 @@ class State:
                     held = merged.pop(vid, None) if node is None else merged.get(vid)
                     if node is None:
                         if held is not None:
-                            del uuids[held.uuid]  # type: ignore[attr-defined]
+                            del uuids[held.uuid]
                             names.remove(held.uuid)
                         continue
                     merged[vid] = node
                     if held is None:
-                        uuids[node.uuid] = (rid, vid)  # type: ignore[index]
+                        uuids[node.uuid] = (rid, vid)
                         insort(names, node.uuid)
                 new_nodes = merged
             new_instances: Mapping[str, InstanceInfo] = old.instances if old else {}
@@ -232,7 +232,7 @@ class State:
                     else:
                         by_id[iid] = info
                 new_instances = {i.name: i for i in sorted(by_id.values(), key=lambda i: i.name)}
-            made = RepoState(record, new_nodes, new_instances)
+            made = RepoState(head, new_nodes, new_instances)
             if old is not None and new_nodes is old.nodes:
                 # same DAG: what was worked out about it holds
                 for name in ("root", "children", "branches", "_leafs"):
@@ -300,7 +300,7 @@ class State:
             raise UnknownVersion(f"no version {selector!r}: the store holds no repository yet")
         raise AmbiguousVersion(
             f"{selector!r} names a branch without a repository and the store holds {len(self.repos)}: "
-            f"put any version of the repository in front, as in {next(iter(self.repos.values())).record.root[:6]}:master"
+            f"put any version of the repository in front, as {next(iter(self.repos.values())).record.root[:6]}:master"
         )
 
     def find_uuid(self, text: str, within: int | None = None) -> tuple[int, int]:
@@ -343,7 +343,9 @@ class State:
         for n, vid in enumerate(repo.first_parents(leaf)):
             if n == steps:
                 return vid
-        raise UnknownVersion(f"{text!r} goes back {steps} versions, but branch {name or MASTER!r} has only {n} above its leaf")
+        raise UnknownVersion(
+            f"{text!r} goes back {steps} versions, but only {n} lie above the leaf of {name or MASTER!r}"
+        )
 
 
 def _same_dag(
@@ -359,9 +361,4 @@ def _same_dag(
 
 def decode(kind: type[R], data: bytes) -> R:
     """A record from its JSON text."""
-    return _decoders[kind].decode(data)
-
-
-_decoders: dict[type, msgspec.json.Decoder[object]] = {  # type: ignore[assignment]
-    kind: msgspec.json.Decoder(kind) for kind in (Header, RepoRecord, NodeRecord, InstanceInfo)
-}
+    return msgspec.json.decode(data, type=kind)

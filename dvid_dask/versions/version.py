@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -203,7 +204,7 @@ class Version:
         from dvid_dask.versions.diffing import VersionDiff
 
         if other.repo != self.repo:
-            raise BadRequest(f"versions {self.uuid} and {other.uuid} belong to different repositories: nothing to compare")
+            raise BadRequest(f"versions {self.uuid} and {other.uuid} belong to different repositories")
         names = None if instance is None else [self.repo.instances[instance].name]
         return VersionDiff(self, other, names)
 
@@ -287,7 +288,9 @@ class Version:
         if not name or name == MASTER:
             raise BadRequest(f"{name!r} can't be the name of a new branch: master exists in every repository")
         if ":" in name or "/" in name or any(ord(c) < 32 for c in name):
-            raise BadRequest(f"branch name {name!r} holds a colon, slash or control character, so no selector could name it")
+            raise BadRequest(
+                f"branch name {name!r} can't be: no selector could hold its colon, slash or control character"
+            )
         return self._child(name, note, uuid)
 
     def tag(self, name: str, note: str = "") -> Version:
@@ -316,37 +319,49 @@ class Version:
         elif not locked and not (isinstance(uuid, str) and is_hex_uuid(uuid)):
             raise BadRequest(f"{uuid!r} can't be the UUID of a version: expected 32 hex digits")
         branch = branch_key(branch)
-        record = self.record
-        self._check_child(record, branch, uuid, self.datastore.state().repo(self.repo.id))
-        self.datastore.ensure_free(uuid)
-        tree = self.datastore.make_tree(uuid, record.tree)
-        if locked:
-            self.datastore.sealer.seal(tree)
-
-        def insert(change: MetaChange) -> int:
-            held = self._held(change)
-            self._check_child(held, branch, uuid, change.state.repo(self.repo.id))
-            self.datastore.ensure_free(uuid, change.state)
-            at = now()
-            vid = change.new_version_id()
-            change.put(
-                NodeRecord(
-                    id=vid,
-                    repo=self.repo.id,
-                    uuid=uuid,
-                    branch=branch,
-                    note=note,
-                    parents=(self.id,),
-                    locked=locked,
-                    tree=tree,
-                    created=at,
-                    updated=at,
-                )
+        while True:
+            record = self.record
+            self._check_child(record, branch, uuid, self.datastore.state().repo(self.repo.id))
+            self.datastore.ensure_free(uuid)
+            self.datastore.sealer.settle(record.tree)
+            tree = self.datastore.make_tree(uuid, record.tree)
+            if locked:
+                self.datastore.sealer.seal(tree)
+            insert = partial(
+                self._insert_child, record=record, branch=branch, note=note, uuid=uuid, tree=tree, locked=locked
             )
-            change.put(msgspec.structs.replace(held, updated=at))
-            return vid
+            made = self.datastore.insert_with_tree(tree, insert)
+            if made is not None:
+                return Version(self.repo, made)
+            # a write was forced onto this version while it was branched: branch what it has become
+            self.datastore.drop_tree(tree)
 
-        return Version(self.repo, self.datastore.insert_with_tree(tree, insert))
+    def _insert_child(
+        self, change: MetaChange, *, record: NodeRecord, branch: str, note: str, uuid: str, tree: str, locked: bool
+    ) -> int | None:
+        held = self._held(change)
+        if held.forced != record.forced:
+            return None
+        self._check_child(held, branch, uuid, change.state.repo(self.repo.id))
+        self.datastore.ensure_free(uuid, change.state)
+        at = now()
+        vid = change.new_version_id()
+        change.put(
+            NodeRecord(
+                id=vid,
+                repo=self.repo.id,
+                uuid=uuid,
+                branch=branch,
+                note=note,
+                parents=(self.id,),
+                locked=locked,
+                tree=tree,
+                created=at,
+                updated=at,
+            )
+        )
+        change.put(msgspec.structs.replace(held, updated=at))
+        return vid
 
     def _check_child(self, record: NodeRecord, branch: str, uuid: str, state: Any) -> None:
         if not record.locked:

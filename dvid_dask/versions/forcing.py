@@ -1,0 +1,138 @@
+"""Writes forced onto a committed version, and carried to its descendants.
+
+DVID's reads fall through to ancestors, so what an administrator writes into a committed version shows in every
+descendant that has not set the key itself. Trees don't fall through: the change is applied to each descendant whose
+value is still the one that the version had before.
+
+Order, and what a kill leaves at each step:
+
+1. ``forced-TREE`` is branched from the version's tree: a durable picture of the state before.
+2. The version's tree is changed, in one commit.
+3. The metadata counts the forced write. A child that was branched before step 2 and isn't in the metadata yet finds the
+   count changed and is branched again; every other child is known now.
+4. Each descendant's tree is changed, parents first, one commit each. What differs between the picture and the version
+   says what to change, so doing it again changes nothing more.
+5. The picture is dropped. As long as it is there, `Datastore.repair` (or the next forced write) runs 3 to 5 again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from dvid_dask.store import TreeExists, TreeNotFound
+from dvid_dask.versions.meta import MetaChange
+
+if TYPE_CHECKING:
+    from dvid_dask.store import Transaction, View
+    from dvid_dask.versions.datastore import Datastore
+    from dvid_dask.versions.state import RepoState
+    from dvid_dask.versions.version import Version
+
+__all__ = ["PICTURE", "finish_forced", "force_update"]
+
+T = TypeVar("T")
+
+#: Begins the names of pictures.
+PICTURE = "forced-"
+
+#: Seconds after which another process's picture is taken for the rest of a crash.
+_PATIENCE = 10.0
+_PART = 256
+
+# forced writes are rare and their carrying must not interleave
+_turn = threading.Lock()
+
+
+def force_update(version: Version, attempt: Callable[[Transaction], T]) -> T:
+    """Run a transaction on a committed version's tree and carry what it changed to the descendants."""
+    datastore = version.datastore
+    name = version.record.tree
+    picture = PICTURE + name
+    with _turn:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                before = datastore.store.branch(name, picture).view(0)
+                break
+            except TreeExists:
+                if time.monotonic() > deadline:
+                    finish_forced(datastore, picture)
+                time.sleep(0.02)
+        try:
+            result = datastore.tree(name).update(attempt, force=True)
+        except BaseException:
+            # a change that failed is no change; one with an unknown end keeps the picture only if it happened
+            _finish(datastore, version.repo.id, version.id, name, before)
+            _drop(datastore, picture)
+            raise
+        _finish(datastore, version.repo.id, version.id, name, before)
+        _drop(datastore, picture)
+    return result
+
+
+def finish_forced(datastore: Datastore, picture: str) -> None:
+    """Carry what a killed process left, and drop its picture."""
+    try:
+        before = datastore.store.tree(picture).view(0)
+    except TreeNotFound:
+        return
+    name = picture.removeprefix(PICTURE)
+    for rid, repo in datastore.state(0).repos.items():
+        for vid, node in repo.nodes.items():
+            if node.tree == name:
+                _finish(datastore, rid, vid, name, before)
+    _drop(datastore, picture)
+
+
+def _drop(datastore: Datastore, picture: str) -> None:
+    with contextlib.suppress(TreeNotFound):
+        datastore.store.drop_tree(picture)
+
+
+def _finish(datastore: Datastore, rid: int, vid: int, name: str, before: View) -> None:
+    keys = [change.key for change in datastore.store.diff(before, datastore.tree(name).view(0))]
+    if not keys:
+        return
+
+    def count(change: MetaChange) -> RepoState:
+        held = change.node(rid, vid)
+        change.put(msgspec.structs.replace(held, forced=held.forced + 1))
+        return change.state.repo(rid)
+
+    state = datastore.meta.update(count)
+    after = datastore.tree(name).view(0)
+    carried: dict[int, set[bytes]] = {vid: set(keys)}
+    for below in state.descendants(vid):
+        node = state.nodes[below]
+        wanted = [k for k in keys if any(k in carried.get(p, ()) for p in node.parents)]
+        if wanted:
+            carried[below] = _carry(datastore, node.tree, wanted, before, after)
+
+
+def _carry(datastore: Datastore, name: str, keys: list[bytes], before: View, after: View) -> set[bytes]:
+    """Change keys in a descendant's tree where it still has the old value; returns those that now have the new one."""
+
+    def apply(tx: Transaction) -> set[bytes]:
+        done: set[bytes] = set()
+        for at in range(0, len(keys), _PART):
+            part = keys[at : at + _PART]
+            for key, now, old, new in zip(
+                part, tx.get_many(part), before.get_many(part), after.get_many(part), strict=True
+            ):
+                if now == old and old != new:
+                    if new is None:
+                        tx.delete(key)
+                    else:
+                        tx.put(key, new)
+                    done.add(key)
+                elif now == new:
+                    done.add(key)
+        return done
+
+    return datastore.tree(name).update(apply, force=True)
