@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import math
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -234,12 +235,14 @@ def gzip_pieces(pieces: Iterable[Any]) -> Iterator[bytes]:
 
 
 def slice_image(call: Call, box: Box) -> Response:
-    labels = read_slice(call, box, box.size, supervoxels=call.flag("supervoxels"))
+    supervoxels = call.flag("supervoxels")
     if call.keyword == "isotropic":
         width, height = box.size
         labels = images.resize_nearest(
-            read_slice(call, box, unscaled(call, box), supervoxels=call.flag("supervoxels")), height, width
+            read_slice(call, box, unscaled(call, box), supervoxels=supervoxels), height, width
         )
+    else:
+        labels = read_slice(call, box, box.size, supervoxels=supervoxels)
     return image(*images.encode_image(labels, box.format or "png"))
 
 
@@ -378,7 +381,7 @@ def points_array(points: Any) -> Any:
     if not points:
         return np.empty((0, 3), np.int64)
     if any(len(p) != 3 for p in points):
-        points = [(p + [0, 0, 0])[:3] for p in points]
+        points = [[*p, 0, 0, 0][:3] for p in points]
     try:
         array = np.array(points, np.int64)
     except OverflowError:
@@ -556,9 +559,8 @@ def get_sparsevols_coarse(call: Call) -> Response:
     """``sparsevol-coarse`` of all bodies from one id to another, streamed: uint64 label, int32 n, n runs."""
     first, last = label_arg(call), label_arg(call, 1, "a last label")
     found = of(call).coarse_volumes(first, last, bounds_of(call))
-    return stream(
-        np.uint64(body).tobytes() + np.int32(len(runs)).tobytes() + rles.encode_srles(runs) for body, runs in found
-    )
+    head = struct.Struct("<Qi")
+    return stream(head.pack(body, len(runs)) + rles.encode_srles(runs) for body, runs in found)
 
 
 @face.get("sparsevol-size", args="/<label>", head=False)
@@ -752,8 +754,8 @@ def get_mapping(call: Call) -> Response:
 
 @face.get("mappings", head=False)
 def get_mappings(call: Call) -> Response:
-    """All supervoxels that belong to a body of another id: lines ``supervoxel body``, or with ``format=binary`` pairs of
-    uint64. Body 0: the id is retired.
+    """All supervoxels that belong to a body of another id: lines ``supervoxel body``, or uint64 pairs with
+    ``format=binary``. Body 0: the id is retired.
     """
     call.throttled()
     pages = of(call).mappings()

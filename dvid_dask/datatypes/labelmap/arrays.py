@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ _META = np.empty((0, 0, 0), np.uint64)
 def _aligned(first: int, size: int, side: int) -> tuple[int, ...]:
     """Chunk lengths of an axis that begins at voxel `first`, cut at multiples of `side`."""
     cuts = [first, *range((first // side + 1) * side, first + size, side), first + size]
-    return tuple(b - a for a, b in zip(cuts[:-1], cuts[1:], strict=True)) if size else (0,)
+    return tuple(b - a for a, b in itertools.pairwise(cuts)) if size else (0,)
 
 
 @dataclass(frozen=True)

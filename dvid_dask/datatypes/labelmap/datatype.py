@@ -20,6 +20,7 @@ from dvid_dask.datatypes.labelmap.mapping import set_mapping
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
 from dvid_dask.datatypes.labelmap.sparse import Bounds, SparseVolume, coarse_runs
+from dvid_dask.datatypes.labelmap.verify import Problem, verify
 from dvid_dask.datatypes.labelmap.voxels import check_box, iter_blocks, iter_box, labels_at, read_box
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats.label_index import LabelIndex
@@ -968,6 +969,10 @@ class LabelMap(Datatype):
         first, last = self.next_labels.allocate(n)
         self.mutate(lambda _, space: extents.raise_max_label(space, last), force=force)
         return first, last
+
+    def verify(self) -> Iterator[Problem]:
+        """What in this version doesn't agree: index, voxels, mapping, sums, scales. Nothing, if all is well."""
+        return verify(self.view(), self.layout, indexed=self.indexed)
 
     # ------------------------------------------------------------------ history
 

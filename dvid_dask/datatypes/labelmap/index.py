@@ -391,29 +391,6 @@ class Index:
         counts[order[asked] - len(stored)] = np.where(follows, before, 0)[asked]
         return counts
 
-    def counts_of(self, body: int, pairs: Rows) -> NDArray[np.int64]:
-        """Voxels stored for each (block, supervoxel) pair, 0 for those there are not; their own counts don't matter.
-
-        Of a paged body only the pages of these blocks are read.
-        """
-        record = self._record(body)
-        if record is None or not len(pairs):
-            return np.zeros(len(pairs), np.int64)
-        header, stored = record
-        if header.paged:
-            regions = np.unique(pairs.block_zyx >> 4, axis=0).astype(np.int32)
-            stored = Rows.concatenate(list(self._pages(body, regions)))
-        both = Rows.concatenate([stored, pairs])
-        order = np.lexsort((both.supervoxel, *both.block_zyx.T[::-1]))  # stable: a pair comes after what is stored
-        both = both[order]
-        follows = np.zeros(len(both), np.bool_)
-        follows[1:] = (both.supervoxel[1:] == both.supervoxel[:-1]) & ~first_of_block(both.block_zyx)[1:]
-        before = np.r_[np.int64(0), both.count[:-1].astype(np.int64)]
-        asked = order >= len(stored)
-        counts = np.zeros(len(pairs), np.int64)
-        counts[order[asked] - len(stored)] = np.where(follows, before, 0)[asked]
-        return counts
-
     def _lookup(self, body: int, wanted: NDArray[np.uint64]) -> _Bucket:
         """Rows of the supervoxel table for those of the wanted that the body has, ascending."""
         record = self._record(body)
