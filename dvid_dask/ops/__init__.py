@@ -2,22 +2,25 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['Box', 'IngestPlan', 'JobFailedError']
+['Box', 'DownresReport', 'IngestPlan']
 """
 
 from __future__ import annotations
 
 from dvid_dask.ops.boxes import Box
+from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
 from dvid_dask.ops.sources import Volume, open_volume
 
 __all__ = [
     "Box",
+    "DownresReport",
     "IngestPlan",
     "JobFailedError",
     "Report",
     "Volume",
+    "downres",
     "ingest",
     "ingest_plan",
     "open_volume",

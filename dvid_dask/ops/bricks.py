@@ -11,10 +11,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops.boxes import INT32_MAX, INT32_MIN, Box, Point
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Grid", "Plan", "halved", "plan_bricks"]
 
@@ -51,6 +57,8 @@ class Grid:
         Voxels of a block (z, y, x).
     region
         Voxels at `scale` that are covered: whole blocks.
+    chosen
+        int (n, 3): grid positions of the bricks, where not all cells of the region are wanted.
     """
 
     scale: int
@@ -58,6 +66,12 @@ class Grid:
     edge: Point
     block: Point
     region: Box
+    chosen: NDArray[np.int64] | None = field(default=None, compare=False)
+
+    def only(self, blocks: NDArray[np.integer[Any]]) -> Grid:
+        """The same grid, with just the bricks that have one of these blocks (n, 3) of `scale`."""
+        per_brick = np.array([e // b for e, b in zip(self.edge, self.block, strict=True)], np.int64)
+        return replace(self, chosen=np.unique(blocks.reshape(-1, 3) // per_brick, axis=0))
 
     @functools.cached_property
     def cells(self) -> Box:
@@ -67,10 +81,13 @@ class Grid:
     @property
     def count(self) -> int:
         """Number of bricks."""
-        return self.cells.size
+        return self.cells.size if self.chosen is None else len(self.chosen)
 
     def cell(self, index: int) -> Point:
         """Grid position of a brick (z, y, x)."""
+        if self.chosen is not None:
+            z, y, x = self.chosen[index].tolist()
+            return z, y, x
         _, ny, nx = self.cells.shape
         z, rest = divmod(index, ny * nx)
         y, x = divmod(rest, nx)

@@ -15,7 +15,7 @@ from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.errors import Conflict
 from dvid_dask.formats import downsample
 from dvid_dask.ops.boxes import Box, Point
-from dvid_dask.ops.job import Ledger, Result
+from dvid_dask.ops.job import InstanceLedger, Result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class ImageBricks:
         Voxels to write, scale 0.
     """
 
-    ledger: Ledger
+    ledger: InstanceLedger
     phase: str
     grid: Grid
     extents: Box

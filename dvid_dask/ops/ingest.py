@@ -21,7 +21,7 @@ from dvid_dask.ops import job
 from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid, Plan, plan_bricks
 from dvid_dask.ops.image_bricks import ImageBricks
-from dvid_dask.ops.job import Ledger, LedgerPhase
+from dvid_dask.ops.job import InstanceLedger, LedgerPhase
 from dvid_dask.ops.label_bricks import LabelBricks
 from dvid_dask.ops.merge_counts import MergeCounts
 from dvid_dask.ops.progress import Progress
@@ -297,12 +297,13 @@ def ingest(
     show.say(str(plan))
     client = job.find_client(client)
     job.check_reach(client, instance)
-    ledger = Ledger(instance, plan.job, user=user, app=app, force=force)
+    ledger = InstanceLedger(instance, plan.job, user=user, app=app, force=force)
     with _reachable(plan.volume, client) as volume:
+        run = _Run(plan, volume, ledger, client, show, began)
         if isinstance(instance, LabelMap):
-            return _ingest_labels(plan, volume, instance, ledger, client, show, began)
+            return _ingest_labels(run, instance)
         if isinstance(instance, ImageBlk):
-            return _ingest_image(plan, volume, instance, ledger, client, show, began)
+            return _ingest_image(run, instance)
     raise NotSupported(f"{instance.name!r} is a {instance.info.typename}")
 
 
@@ -328,16 +329,61 @@ def _reachable(volume: Volume, client: Any) -> Iterator[Volume]:
         yield open_volume(path)
 
 
-def _brick_boxes(plan: IngestPlan, grid: Grid) -> Callable[[Sequence[int]], list[Any] | None] | None:
-    """For a source that Dask computes: the parts that bricks get, as dask objects."""
-    if plan.volume.delayed([]) is None:
-        return None
+@dataclass(frozen=True)
+class _Run:
+    """A run of an ingest: what all its phases share."""
 
-    def given(indices: Sequence[int]) -> list[Any] | None:
-        boxes = [grid.brick(i).intersect(plan.plan.box).relative(plan.plan.box.start) for i in indices]
-        return plan.volume.delayed(boxes)
+    plan: IngestPlan
+    volume: Volume
+    ledger: InstanceLedger
+    client: Any
+    show: Progress
+    began: float
 
-    return given
+    def phase(self, name: str, title: str, weights: Sequence[int], task: Any, given: Any = None) -> None:
+        """Run a phase to its end."""
+        job.execute(LedgerPhase(self.ledger, name, title, weights, task, given), self.client, self.show)
+
+    def bricks(self, task: Callable[[str, Grid, bool], Any]) -> tuple[dict[int, Any], int]:
+        """Run the phases of bricks; results of the first one, and how many of those an earlier run had done."""
+        resumed = len(self.ledger.done("bricks"))
+        for i, grid in enumerate(self.plan.plan.grids):
+            if i == 0:
+                weights = _weights(grid, self.plan.plan.box)
+                self.phase("bricks", "bricks", weights, task("bricks", grid, True), self.given)
+            else:
+                name = f"scale{grid.scale}"
+                title = f"scales {grid.scale + 1} to {grid.scale + grid.levels}"
+                self.phase(name, title, _weights(grid, None), task(name, grid, False))
+        return self.ledger.done("bricks"), resumed
+
+    @property
+    def given(self) -> Callable[[Sequence[int]], list[Any] | None] | None:
+        """For a source that Dask computes: makes the parts that bricks get, as dask objects."""
+        if self.source is not None:
+            return None
+        box, grid = self.plan.plan.box, self.plan.plan.grids[0]
+
+        def given(indices: Sequence[int]) -> list[Any] | None:
+            return self.volume.delayed([grid.brick(i).intersect(box).relative(box.start) for i in indices])
+
+        return given
+
+    @property
+    def source(self) -> Volume | None:
+        """What tasks read themselves."""
+        return self.volume if self.volume.delayed([]) is None else None
+
+    def report(self, results: dict[int, Any], resumed: int, max_label: int = 0) -> Report:
+        """What to tell."""
+        return Report(
+            job=self.plan.job,
+            voxels=sum(r["voxels"] for r in results.values()),
+            resumed=resumed,
+            bricks=self.plan.plan.grids[0].count,
+            max_label=max_label,
+            seconds=time.monotonic() - self.began,
+        )
 
 
 def _weights(grid: Grid, box: Box | None) -> list[int]:
@@ -345,53 +391,39 @@ def _weights(grid: Grid, box: Box | None) -> list[int]:
     return [(b if box is None else b.intersect(box)).size for b in bricks]
 
 
-def _titles(grids: Sequence[Grid], first: str) -> list[str]:
-    return [first, *(f"scales {g.scale + 1} to {g.scale + g.levels}" for g in grids[1:])]
-
-
 def _about(plan: IngestPlan) -> dict[str, Any]:
     return {"op": "ingest", "source": plan.volume.name, "box": plan.plan.box, "levels": plan.plan.levels}
 
 
-def _ingest_labels(
-    plan: IngestPlan, volume: Volume, instance: LabelMap, ledger: Ledger, client: Any, show: Progress, began: float
-) -> Report:
-    box, grids = plan.plan.box, plan.plan.grids
-    given = _brick_boxes(plan, grids[0])
+def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
+    plan, ledger = run.plan, run.ledger
+    box = plan.plan.box
     ledger.begin(_about(plan))
-    resumed = len(ledger.done("bricks"))
-    for i, (grid, title) in enumerate(zip(grids, _titles(grids, "bricks"), strict=True)):
-        name = "bricks" if i == 0 else f"scale{grid.scale}"
-        task = LabelBricks(ledger, name, instance.layout, grid)
-        if i == 0:
-            source = None if given else volume
-            task = LabelBricks(
-                ledger, name, instance.layout, grid, source, box.start, box, plan.label_offset, plan.partitions
-            )
-        weights = _weights(grid, box if i == 0 else None)
-        job.execute(LedgerPhase(ledger, name, title, weights, task, given if i == 0 else None), client, show)
-    results = ledger.done("bricks")
+
+    def task(name: str, grid: Grid, first: bool) -> LabelBricks:
+        if not first:
+            return LabelBricks(ledger, name, instance.layout, grid)
+        return LabelBricks(
+            ledger, name, instance.layout, grid, run.source, box.start, box, plan.label_offset, plan.partitions
+        )
+
+    results, resumed = run.bricks(task)
     if plan.partitions:
-        weight = plan.plan.voxels // plan.partitions
-        task_index = MergeCounts(ledger, "index")
-        phase = LedgerPhase(ledger, "index", "label index", [weight] * plan.partitions, task_index)
-        job.execute(phase, client, show)
+        weights = [plan.plan.voxels // plan.partitions] * plan.partitions
+        run.phase("index", "label index", weights, MergeCounts(ledger, "index"))
     max_label = max((r["max_label"] for r in results.values()), default=0)
 
     def finish(m: Mutation, space: TxSpace) -> None:
         finish_labels(space, max_label, Extents(box.start, _last(box)))
-        m.log(instance, _record(plan, m, volume, "ingest-labels"))
+        m.log(instance, _record(plan, m, "ingest-labels"))
 
     ledger.finish(finish)
-    return _report(plan, results, resumed, max_label, began)
+    return run.report(results, resumed, max_label)
 
 
-def _ingest_image(
-    plan: IngestPlan, volume: Volume, instance: ImageBlk, ledger: Ledger, client: Any, show: Progress, began: float
-) -> Report:
-    box, grids = plan.plan.box, plan.plan.grids
-    given = _brick_boxes(plan, grids[0])
-    held = instance.extents
+def _ingest_image(run: _Run, instance: ImageBlk) -> Report:
+    plan, ledger = run.plan, run.ledger
+    box, held = plan.plan.box, instance.extents
     whole = box if held is None else box.union(Box.of(*held))
 
     def make_scales(_: Mutation, space: TxSpace) -> None:
@@ -399,22 +431,20 @@ def _ingest_image(
             instance.create_scale(space, scale)
 
     ledger.begin(_about(plan), make_scales)
-    resumed = len(ledger.done("bricks"))
-    for i, (grid, title) in enumerate(zip(grids, _titles(grids, "bricks"), strict=True)):
-        name = "bricks" if i == 0 else f"scale{grid.scale}"
-        task = ImageBricks(ledger, name, grid, whole)
-        if i == 0:
-            task = ImageBricks(ledger, name, grid, whole, None if given else volume, box.start, box)
-        weights = _weights(grid, box if i == 0 else None)
-        job.execute(LedgerPhase(ledger, name, title, weights, task, given if i == 0 else None), client, show)
-    results = ledger.done("bricks")
+
+    def task(name: str, grid: Grid, first: bool) -> ImageBricks:
+        if not first:
+            return ImageBricks(ledger, name, grid, whole)
+        return ImageBricks(ledger, name, grid, whole, run.source, box.start, box)
+
+    results, resumed = run.bricks(task)
 
     def finish(m: Mutation, space: TxSpace) -> None:
         instance.grow_extents(space, box.start, box.stop)
-        m.log(instance, _record(plan, m, volume, "ingest-image"))
+        m.log(instance, _record(plan, m, "ingest-image"))
 
     ledger.finish(finish)
-    return _report(plan, results, resumed, 0, began)
+    return run.report(results, resumed)
 
 
 def _last(box: Box) -> Point:
@@ -422,25 +452,14 @@ def _last(box: Box) -> Point:
     return z, y, x
 
 
-def _record(plan: IngestPlan, m: Mutation, volume: Volume, action: str) -> dict[str, Any]:
+def _record(plan: IngestPlan, m: Mutation, action: str) -> dict[str, Any]:
     """What the mutation log says, coordinates as in DVID (x, y, z)."""
     return {
         "Action": action,
         "MutationID": m.id,
         "UUID": m.version.uuid,
-        "Source": volume.name,
+        "Source": plan.volume.name,
         "Offset": list(plan.plan.box.start[::-1]),
         "Size": list(plan.plan.box.shape[::-1]),
         "Scales": plan.plan.levels,
     }
-
-
-def _report(plan: IngestPlan, results: dict[int, Any], resumed: int, max_label: int, began: float) -> Report:
-    return Report(
-        job=plan.job,
-        voxels=sum(r["voxels"] for r in results.values()),
-        resumed=resumed,
-        bricks=plan.plan.grids[0].count,
-        max_label=max_label,
-        seconds=time.monotonic() - began,
-    )

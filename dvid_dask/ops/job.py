@@ -16,25 +16,32 @@ job again finds what is there. The tasks run wherever Dask runs them; only numbe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
+from dvid_dask.datatypes.base import Space, TxSpace
 from dvid_dask.errors import BadRequest, Conflict, DvidError
 from dvid_dask.ops.progress import Bar, Progress
+from dvid_dask.store import TreeExists
 
 if TYPE_CHECKING:
-    from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
+    from dvid_dask.datatypes.base import Datatype
+    from dvid_dask.store import Store
 
 __all__ = [
     "JOBS",
     "JobFailedError",
+    "InstanceLedger",
     "Ledger",
     "LedgerPhase",
     "Phase",
+    "ScratchLedger",
     "execute",
     "find_client",
     "job_name",
@@ -48,6 +55,7 @@ JOBS = b"J"
 
 _WINDOW = 1 << 14  # tasks given to the scheduler at a time
 _RETRIES = 2
+_SCRATCH = b"s/"
 
 Result = dict[str, Any]
 
@@ -77,23 +85,25 @@ def unfinished_jobs(instance: Datatype) -> dict[str, Result]:
     return found
 
 
-class Ledger:
+class Ledger(ABC):
     """What a job has done, kept beside what it writes.
 
     Parameters
     ----------
-    instance
-        The instance it writes to.
     name
         From `job_name`.
-    user, app, force
-        As for `Datatype.mutate`.
     """
 
-    def __init__(self, instance: Datatype, name: str, *, user: str = "", app: str = "", force: bool = False) -> None:
-        self.instance = instance
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._who: dict[str, Any] = {"user": user, "app": app, "force": force}
+
+    @abstractmethod
+    def view(self) -> Space:
+        """The keys as they are now."""
+
+    @abstractmethod
+    def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
+        """One commit."""
 
     @property
     def _record(self) -> bytes:
@@ -103,14 +113,10 @@ class Ledger:
         """A key below the job's own."""
         return b"/".join((self._record, phase.encode(), *parts))
 
-    def mutate(self, fn: Callable[[Mutation, TxSpace], T]) -> T:
-        """One commit on the job's instance, by whoever runs the job."""
-        return self.instance.mutate(fn, **self._who)
-
-    def begin(self, about: Result, fn: Callable[[Mutation, TxSpace], None] | None = None) -> Result:
+    def begin(self, about: Result, fn: Callable[[Any, TxSpace], None] | None = None) -> Result:
         """Note that the job runs, and do `fn`, in one commit; of a job begun before only return what was noted."""
 
-        def note(m: Mutation, space: TxSpace) -> Result:
+        def note(m: Any, space: TxSpace) -> Result:
             held = space.get(self._record)
             if held is not None:
                 return dict(msgspec.json.decode(held))
@@ -132,15 +138,13 @@ class Ledger:
     def done(self, phase: str) -> dict[int, Result]:
         """Results of the finished tasks of a phase."""
         prefix = self.key(phase, b"")
-        return {
-            int(key[len(prefix) :], 16): msgspec.json.decode(value) for key, value in self.instance.view(0).scan(prefix)
-        }
+        return {int(key[len(prefix) :], 16): msgspec.json.decode(value) for key, value in self.view().scan(prefix)}
 
-    def commit(self, phase: str, index: int, fn: Callable[[Mutation, TxSpace], Result]) -> Result:
+    def commit(self, phase: str, index: int, fn: Callable[[Any, TxSpace], Result]) -> Result:
         """Run `fn` and mark the task as done, in one commit; a task that is done already only returns its result."""
         mark = self._mark(phase, index)
 
-        def step(m: Mutation, space: TxSpace) -> Result:
+        def step(m: Any, space: TxSpace) -> Result:
             held = space.get(mark)
             if held is not None:
                 return dict(msgspec.json.decode(held))
@@ -152,16 +156,78 @@ class Ledger:
 
         return self.mutate(step)
 
-    def finish(self, fn: Callable[[Mutation, TxSpace], None]) -> None:
+    def finish(self, fn: Callable[[Any, TxSpace], None]) -> None:
         """The last commit: `fn`, and the job's keys are gone. Nothing happens if another run of the job was faster."""
 
-        def step(m: Mutation, space: TxSpace) -> None:
+        def step(m: Any, space: TxSpace) -> None:
             if space.get(self._record) is None:
                 return
             fn(m, space)
             space.delete_prefix(self._record)
 
         self.mutate(step)
+
+
+class InstanceLedger(Ledger):
+    """The ledger of a job that changes a data instance, among the instance's keys.
+
+    Parameters
+    ----------
+    instance
+        The instance it writes to.
+    name
+        From `job_name`.
+    user, app, force
+        As for `Datatype.mutate`.
+    """
+
+    def __init__(self, instance: Datatype, name: str, *, user: str = "", app: str = "", force: bool = False) -> None:
+        super().__init__(name)
+        self.instance = instance
+        self._who: dict[str, Any] = {"user": user, "app": app, "force": force}
+
+    def view(self) -> Space:
+        """The instance's keys as they are now."""
+        return self.instance.view(0)
+
+    def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
+        """One commit on the instance, by whoever runs the job; `fn` gets the `Mutation`."""
+        return self.instance.mutate(fn, **self._who)
+
+
+class ScratchLedger(Ledger):
+    """The ledger of a job that only reads: a tree of its own, dropped when the job ends.
+
+    Parameters
+    ----------
+    store
+        Where the tree is made.
+    name
+        From `job_name`.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__(name)
+        self._store = store
+        if not store.has_tree(self._tree):
+            with contextlib.suppress(TreeExists):
+                store.create_tree(self._tree)
+
+    @property
+    def _tree(self) -> str:
+        return f"scratch-{self.name}"
+
+    def view(self) -> Space:
+        """The scratch keys as they are now."""
+        return Space(self._store.tree(self._tree).view(0), _SCRATCH)
+
+    def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
+        """One commit on the scratch tree; `fn` gets None for the mutation."""
+        return self._store.tree(self._tree).update(lambda tx: fn(None, TxSpace(tx, _SCRATCH)))
+
+    def drop(self) -> None:
+        """Remove all of it."""
+        self._store.drop_tree(self._tree)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import label_blocks
 from dvid_dask.ops.boxes import Box, Point
-from dvid_dask.ops.job import Ledger, Result
+from dvid_dask.ops.job import InstanceLedger, Ledger, Result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,7 +216,7 @@ class LabelBricks:
         Of the rows for the index; 0 keeps no index.
     """
 
-    ledger: Ledger
+    ledger: InstanceLedger
     phase: str
     layout: Layout
     grid: Grid

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dvid_dask.datatypes.labelmap.bulk import add_counts
-from dvid_dask.ops.job import Ledger, Result
+from dvid_dask.ops.job import InstanceLedger, Result
 from dvid_dask.ops.label_bricks import rows_prefix, scan_counts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _BATCH_ROWS = 1 << 20
 class MergeCounts:
     """Runs the tasks of the index phase, one per partition."""
 
-    ledger: Ledger
+    ledger: InstanceLedger
     phase: str
 
     def __call__(self, partition: int) -> Result:
