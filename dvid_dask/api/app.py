@@ -24,6 +24,7 @@ from .face import Body, Call, Request, VersionRequest
 from .faces import all_faces
 from .failures import Unrouted, error_response
 from .middleware import Blocked, CleanPath, Cors, Door, Failures
+from .repos import raise_mutation_ids
 from .responses import Stream, empty
 from .state import ServerState
 
@@ -64,6 +65,9 @@ def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Star
     'OK'
     """
     state = ServerState(datastore, config)
+    if state.config.min_mutation_id_start:
+        for repo in datastore.repos.values():
+            raise_mutation_ids(repo, state.config.min_mutation_id_start)
     all_faces()  # a wrong face is a defect to hear of now, not at the first request
     app = Starlette(
         routes=[Route("/{path:path}", Dispatch(state))],
@@ -130,9 +134,12 @@ class Dispatch:
     def at_instance(self, request: Request) -> Response:
         """Runs in a thread: a request at a data instance."""
         try:
-            return self.ready(instances.answer(request))  # type: ignore[arg-type]
+            response = self.ready(instances.answer(request))  # type: ignore[arg-type]
         except Exception as error:
-            return error_response(error, request.scope)
+            response = error_response(error, request.scope)
+        if self.state.config.allow_timing:
+            response.headers["Timing-Allow-Origin"] = "*"
+        return response
 
     def elsewhere(self, request: Request) -> Response:
         """Runs in a thread: any other request."""

@@ -124,7 +124,7 @@ def post_sync(call: Call) -> Response:
     return empty()
 
 
-@COMMON["mutations"].get("mutations")
+@COMMON["mutations"].get("mutations", head=False)
 def get_mutations(call: Call) -> Response:
     """The mutations logged at this very version, oldest first: a JSON array of records.
 
@@ -134,7 +134,7 @@ def get_mutations(call: Call) -> Response:
     return stream(_json_array(call.datatype.mutations()), "text/plain; charset=utf-8")
 
 
-@COMMON["mutations"].get("mutations-range", args="/<begin>/<end>")
+@COMMON["mutations"].get("mutations-range", args="/<begin>/<end>", head=False)
 def get_mutations_range(call: Call) -> Response:
     """The mutations of versions ``end`` back to ``begin``, newest version first, as one JSON array.
 
@@ -147,6 +147,10 @@ def get_mutations_range(call: Call) -> Response:
     name = call.datatype.name
 
     def records() -> Iterator[dict[str, Any]]:
+        if not call.datatype.info.versioned:
+            # one log for all versions
+            yield from call.datatype.mutations()
+            return
         for version in end.path_to_root():
             yield from version[name].mutations()
             if version.uuid == begin.uuid:

@@ -28,6 +28,8 @@ from starlette.datastructures import Headers, QueryParams
 
 from dvid_dask.errors import BadRequest, NotSupported, did_you_mean
 
+from .failures import BrokenBody
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
@@ -48,10 +50,6 @@ ANY = "*"
 
 # Bodies up to this size are taken from the socket before a thread is: a slow client then occupies nothing.
 PREFETCH = 1 << 20
-
-
-class BrokenBody(BadRequest):
-    """The client left, or fell silent, before the end of its body."""
 
 
 class Body:
@@ -104,6 +102,7 @@ class Body:
     async def prefetch(self) -> None:
         """Take a small body whole, on the event loop; leave a big one in the socket."""
         if not self._ended and self.length is not None and self.length <= PREFETCH:
+            self._reserve(self.length)
             await self._take(self.length)
 
     async def _take(self, want: int) -> None:
@@ -182,6 +181,37 @@ class Body:
                 self._reserve(len(part))
             parts.append(part)
         return b"".join(parts)
+
+    def exactly(self, count: int) -> memoryview:
+        """The rest, which must be just so many bytes, in one buffer and never in memory twice.
+
+        Raises
+        ------
+        BadRequest
+            It is shorter or longer; where the client announced the length, nothing of it was read then. Or it is longer
+            than the server's ``max_body``.
+        BrokenBody
+            The client left or fell silent before the end.
+        TooBusy
+            Other requests fill the memory set aside for bodies.
+        """
+        if self.length is not None and self.length - self._taken != count:
+            raise BadRequest(f"the body has {self.length - self._taken} bytes, but {count} are expected")
+        if count > self.limit:
+            raise BadRequest(f"the body of {count} bytes is longer than the {self.limit} that are taken here")
+        if not self._ended:
+            self._reserve(count)
+        out = memoryview(bytearray(count))
+        at = 0
+        while at < count:
+            part = self.read(min(count - at, 1 << 20))
+            if not part:
+                raise BadRequest(f"the body ends after {at} bytes, but {count} are expected")
+            out[at : at + len(part)] = part
+            at += len(part)
+        if self.read(1):
+            raise BadRequest(f"the body goes on after the {count} bytes that are expected")
+        return out
 
     def _reserve(self, count: int) -> None:
         if self._budget is not None:

@@ -12,13 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from dvid_dask import store
-from dvid_dask.errors import DvidError
+from dvid_dask.errors import BadRequest, DvidError
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-__all__ = ["Unrouted", "error_response", "plain_error", "status_of"]
+__all__ = ["BrokenBody", "Unrouted", "error_response", "plain_error", "status_of"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
 
 class Unrouted(Exception):  # noqa: N818  an event of routing, like StopIteration
     """No route takes this path with this method: 404, or for OPTIONS the methods that it takes."""
+
+
+class BrokenBody(BadRequest):
+    """The client left, or fell silent, before the end of its body."""
 
 
 def status_of(error: Exception) -> int | None:
@@ -61,6 +65,9 @@ def error_response(error: Exception, scope: Scope) -> Response:
         response = plain_error(str(error), status, scope)
         if status == 503:
             response.headers["Retry-After"] = "1"
+        if isinstance(error, BrokenBody):
+            # what still comes over this connection is the rest of that body
+            response.headers["Connection"] = "close"
         return response
     if isinstance(error, Unrouted) or (isinstance(error, HTTPException) and error.status_code in (404, 405)):
         # DVID has no 405

@@ -46,24 +46,19 @@ def answer(call: Call) -> Response:
     call.version = gate(call, selector)
     call.instance = instance = call.version[name]
     if keyword == "blobstore":
-        response = blobs(call)
-    else:
-        call.version = instance.version
-        if (
-            call.method in MUTATING
-            and instance.info.versioned
-            and not call.force
-            and keyword not in instance.reads_by_post
-            and call.version.locked
-        ):
-            raise LockedVersion(
-                f"version {call.version.uuid} is committed: make a new version of it and change that, "
-                "or use an admin token"
-            )
-        response = face_of(instance.typename).find(call.method, keyword).handler(call)
-        if call.server.config.allow_timing:
-            response.headers["Timing-Allow-Origin"] = "*"
-    return response
+        return blobs(call)
+    call.version = instance.version
+    if (
+        call.method in MUTATING
+        and instance.info.versioned
+        and not call.force
+        and not (call.method == "POST" and keyword in instance.reads_by_post)
+        and call.version.locked
+    ):
+        raise LockedVersion(
+            f"version {call.version.uuid} is committed: make a new version of it and change that, or use an admin token"
+        )
+    return face_of(instance.typename).find(call.method, keyword).handler(call)
 
 
 def blobs(call: Call) -> Response:

@@ -31,10 +31,6 @@ face = Face(
     common=("tags", "mutations"),
 )
 
-# Values of a batch that are looked up at once.
-_BATCH = 256
-
-
 # ---------------------------------------------------------------------- one key
 
 
@@ -292,7 +288,7 @@ def _parse(message: Any, data: bytes) -> Any:
 
 def _values(kv: Any, keys: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
     """Keys with their values; no value for the empty key, which no instance can hold."""
-    found = iter(kv.get_many([key for key in keys if key]))
+    found = kv.iter_many([key for key in keys if key])
     return ((key, next(found) if key else None) for key in keys)
 
 

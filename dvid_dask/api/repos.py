@@ -19,9 +19,11 @@ from .routes import Routes
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from dvid_dask.versions import Repo
+
     from .face import Request, VersionRequest
 
-__all__ = ["answer", "need_admin", "routes", "top"]
+__all__ = ["answer", "need_admin", "raise_mutation_ids", "routes", "top"]
 
 top = Routes()
 routes = Routes()
@@ -71,7 +73,14 @@ def post_repos(request: Request) -> Response:
     repo = request.server.datastore.new_repo(
         alias=body.alias, description=body.description, root=body.root, passcode=body.passcode
     )
+    raise_mutation_ids(repo, request.server.config.min_mutation_id_start)
     return json({"root": repo.root})
+
+
+def raise_mutation_ids(repo: Repo, least: int) -> None:
+    """Let a repository's mutation ids start at least here."""
+    if least:
+        repo.datastore.mutation_ids(repo.id).counter.raise_to(least)
 
 
 @top.get("/api/repos/info")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvicorn
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serve"]
 
 log = logging.getLogger(__name__)
+
+MAX_HEAD = 1 << 16
 
 
 def serve(
@@ -66,20 +69,65 @@ def serve(
         config = msgspec.structs.replace(config, admin_token=os.environ.get("DVID_ADMIN_TOKEN", ""))
     at, number = split_address(config.http_address)
     at, number = host if host is not None else at, port if port is not None else number
-    read_only = config.mode == "readonly"
-    if isinstance(store, (str, os.PathLike)):
-        datastore = dvid_dask.open(os.fspath(store), read_only=read_only)
-    else:
-        datastore = store
+    with contextlib.ExitStack() as held:
+        if isinstance(store, (str, os.PathLike)):
+            # admins may write through a read-only server
+            nobody_writes = config.mode == "readonly" and not config.admin_token
+            datastore = held.enter_context(dvid_dask.open(os.fspath(store), read_only=nobody_writes))
+        else:
+            datastore = store
+        with _pid_file(config.pid_file):
+            whole = _run(datastore, config, at, number, announce)
+        if not whole:
+            # threads still at work would keep the process alive; commits are all or nothing, so nothing waits for them
+            logging.shutdown()
+            os._exit(1)
+
+
+def _run(datastore: Datastore, config: ServerConfig, host: str, port: int, announce: Callable[[str], None]) -> bool:
+    """Serve until told to stop; returns whether all requests could finish."""
     app = create_app(datastore, config)
-    listener = _listen(at, number)
-    server = Server(app.state.server, uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    listener = _listen(host, port)
+    options = uvicorn.Config(app, http=_protocol(), log_config=None, access_log=False, server_header=False)
+    server = Server(app.state.server, options)
     bound_host, bound_port = listener.getsockname()[:2]
     app.state.server.listening = f"{bound_host}:{bound_port}"
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     server.on_ready = lambda: announce(f"Serving {datastore.store.url} on http://{shown}:{bound_port} (Ctrl-C stops)")
-    with _pid_file(config.pid_file):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
+    return not server.broke_off
+
+
+def _protocol() -> Any:
+    """The HTTP parser: httptools where it is installed, with a limit on headers; else h11, which has one."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return "h11"
+
+    class Bounded(HttpToolsProtocol):
+        _head: int | None = 0
+
+        def data_received(self, data: bytes) -> None:
+            if self._head is not None:
+                self._head += len(data)
+            super().data_received(data)
+            if self._head is not None and self._head > MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response(f"The request's headers are longer than {MAX_HEAD} bytes.")
+
+        def on_message_begin(self) -> None:
+            self._head = self._head or 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head = None
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._head = 0
+            super().on_message_complete()
+
+    return Bounded
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -132,6 +180,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.state = state
         self.on_ready: Callable[[], None] = lambda: None
+        self.broke_off = False
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -143,7 +192,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.state.available:
             # asked twice
-            self.force_exit = self.should_exit = True
+            self.broke_off = self.force_exit = self.should_exit = True
             return
         self.state.available = False
         log.info("%s: finishing %d requests", signal.Signals(sig).name, self.state.in_flight)
@@ -159,5 +208,5 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         if self.state.in_flight:
             log.warning("%d requests did not finish in time and are broken off", self.state.in_flight)
-            self.force_exit = True
+            self.broke_off = self.force_exit = True
         self.should_exit = True

@@ -134,6 +134,12 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         """The values of keys, in their order, from one state; None where there is none or it has length zero."""
         return [v or None for v in self.view().get_many([_encode_key(k) for k in keys])]
 
+    def iter_many(self, keys: Sequence[str], *, batch: int = 256) -> Iterator[bytes | None]:
+        """As `get_many`, one after the other: at most `batch` values are in memory at once."""
+        space, encoded = self.view(), [_encode_key(k) for k in keys]
+        batches = (encoded[at : at + batch] for at in range(0, len(encoded), batch))
+        return (v or None for part in batches for v in space.get_many(part))
+
     def exists(self, key: str) -> bool:
         """True when the key is there, also with a value of length zero."""
         return self.view().get(_encode_key(key)) is not None
