@@ -150,7 +150,8 @@ class Backend:
         if os.getpid() != self.pid:
             raise StoreError(
                 f"{self.url} was opened by process {self.pid} and used in {os.getpid()}, its fork; "
-                "tensorstore does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver' method and open the store there"
+                "tensorstore does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver' "
+                "method and open the store there"
             )
 
     def read(self, path: str) -> bytes | None:

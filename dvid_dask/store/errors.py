@@ -115,7 +115,8 @@ def translate(error: Exception, doing: str, where: str) -> StoreError:
     if status in ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE") or isinstance(error, FileNotFoundError):
         return BadStore(
             f"{where}: a file of the pool is missing or damaged, found while {doing}. "
-            f"A view older than gc's grace period loses its files; else run fsck and restore what it names from a backup ({text})"
+            "A view older than gc's grace period loses its files; else run fsck and restore what it names from a "
+            f"backup ({text})"
         )
     if status == "ABORTED":
         return Conflict(f"{where}: another writer was faster while {doing}; try again ({text})")

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from .errors import is_conflict
+from .errors import StoreError, is_conflict
 from .keys import SEALED, bounds, check
 from .view import View
 
@@ -24,12 +24,13 @@ class Transaction:
     again. A range read checks the keys that it found; keys that others *inserted* meanwhile go unnoticed. So whoever
     inserts keys that a reader of a range must not miss also writes a key that the reader reads.
 
-    Writes of arrays through `kvstore` are part of the commit and seen by reads through it and by `get`, not by
-    listings.
+    Arrays written through `kvstore` are part of the commit. Their keys can be read in this transaction through the array
+    alone: `get` refuses them, and listings don't have them.
     """
 
     def __init__(self, base: View, live: ts.KvStore, since: float) -> None:
         self._base = base
+        self._live = live
         self._since = since
         self._ts = ts.Transaction(atomic=True, repeatable_read=True)
         self._kvstore = live.with_transaction(self._ts)
@@ -190,7 +191,20 @@ class Transaction:
     def _get_shared(self, keys: Sequence[bytes]) -> list[bytes | None]:
         futures = [self._kvstore.read(key, staleness_bound=self._since) for key in keys]
         results = [future.result() for future in futures]
+        for key, result, base in zip(keys, results, self._base.results(keys, values=False), strict=True):
+            if result.stamp.generation != base.stamp.generation:
+                self._explain(key, base.stamp.generation)
         return [None if result.state == "missing" else result.value for result in results]
+
+    def _explain(self, key: bytes, generation: bytes) -> None:
+        """Say what it means that the transaction sees another value than its base."""
+        now = self._live.read(key, byte_range=slice(0, 0), staleness_bound=float("inf")).result()
+        if now.stamp.generation == generation:
+            # Nobody else did. A read of an array's own pending write makes tensorstore abort the commit, always.
+            raise StoreError(
+                f"key {key!r} was written through this transaction's kvstore, and can't be read in it but through the array"
+            )
+        self._lost = True
 
     def _base_keys(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
         for key in self._base.keys(start, stop):
