@@ -1,17 +1,17 @@
 """Images in blocks, per version: the datatypes uint8blk, uint16blk, uint32blk, uint64blk, float32blk and rgba8blk."""
 
+from .boxes import Extents
 from .image import (
     BlocksWritten,
-    Extents,
     Float32Blk,
     ImageBlk,
-    PinnedImage,
     Rgba8Blk,
     Uint8Blk,
     Uint16Blk,
     Uint32Blk,
     Uint64Blk,
 )
+from .pinned import PinnedImage
 from .planes import ArbitraryPlane, isotropic_size
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -14,7 +14,22 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.formats.compression import gzip_compress, lz4_compress, snappy_compress
 from dvid_dask.versions.records import go_time
 
-from .layout import EXTENTS_KEY, INT32_MAX, INT32_MIN, MAX_SCALES, Layout
+from .boxes import (
+    Extents,
+    blocks_of,
+    check_aligned,
+    check_blocks,
+    check_box,
+    check_scale,
+    cuts,
+    is_aligned,
+    parse_index,
+    points,
+    slices,
+    to_extents,
+)
+from .layout import EXTENTS_KEY, Layout
+from .pinned import PinnedImage
 from .planes import ArbitraryPlane, interpolate
 from .settings import check_voxel_size, parse_settings
 
@@ -45,31 +60,6 @@ _PLANE_POINTS = 1 << 15
 
 BlockMask = Callable[["NDArray[np.int64]"], "NDArray[np.bool_]"]
 """Which of some blocks (n, 3; z, y, x block coordinates) lie in a region."""
-
-
-class Extents(NamedTuple):
-    """What an image covers: first and one past the last voxel, z, y, x."""
-
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Length in z, y, x."""
-        z, y, x = (b - a for a, b in zip(self.start, self.stop, strict=True))
-        return z, y, x
-
-    def at_scale(self, scale: int) -> Extents:
-        """The voxels of a coarser scale that these are part of.
-
-        Examples
-        --------
-        >>> Extents((0, -3, 1), (4, 4, 2)).at_scale(1)
-        Extents(start=(0, -2, 0), stop=(2, 2, 1))
-        """
-        a, b, c = (v >> scale for v in self.start)
-        d, e, f = (-(-v >> scale) for v in self.stop)
-        return Extents((a, b, c), (d, e, f))
 
 
 class BlocksWritten(msgspec.Struct, frozen=True):
@@ -254,11 +244,11 @@ class ImageBlk(Datatype):
         BadRequest
             An empty or inverted box, or one outside int32.
         """
-        extents = _box(*_check_box(start, [b - a for a, b in zip(start, stop, strict=True)]))
+        extents = to_extents(*check_box(start, [b - a for a, b in zip(start, stop, strict=True)]))
 
         def change(m: Mutation, space: TxSpace) -> None:
             self._write_extents(space, extents)
-            m.log(self, {"Action": "post-extents", **_points(extents), **self._stamp(m)})
+            m.log(self, {"Action": "post-extents", **points(extents), **self._stamp(m)})
 
         self.mutate(change, user=user, app=app, force=force)
 
@@ -270,16 +260,16 @@ class ImageBlk(Datatype):
 
     def _properties(self, extents: Extents | None) -> dict[str, Any]:
         held = self.info.settings
-        points = _points(extents)
+        ends = points(extents)
         block = held["BlockSize"]
-        index = [p and [v // n for v, n in zip(p, block, strict=True)] for p in points.values()]
+        index = [p and [v // n for v, n in zip(p, block, strict=True)] for p in ends.values()]
         return {
             "Values": [{"DataType": self.value_type, "Label": label} for label in self.labels],
             "Interpolable": True,
             "BlockSize": block,
             "VoxelSize": held["VoxelSize"],
             "VoxelUnits": held["VoxelUnits"],
-            **points,
+            **ends,
             "MinIndex": index[0],
             "MaxIndex": index[1],
             "Background": held["Background"],
@@ -290,7 +280,7 @@ class ImageBlk(Datatype):
     def describe(self) -> dict[str, Any]:
         """As all types, and the extents of this version."""
         extents = self.extents
-        return {"Base": self.base(), "Extended": self._properties(extents), "Extents": _points(extents)}
+        return {"Base": self.base(), "Extended": self._properties(extents), "Extents": points(extents)}
 
     def metadata(self) -> dict[str, Any]:
         """Axes with resolution, unit and extent, in x, y, z, and the properties."""
@@ -341,7 +331,7 @@ class ImageBlk(Datatype):
         BadRequest
             An empty box, one outside int32, or no such scale.
         """
-        offset, shape = _check_box(offset, shape)
+        offset, shape = check_box(offset, shape)
         return self._read(space or self.view(), offset, shape, check_scale(scale), mask)
 
     def _read(
@@ -356,7 +346,7 @@ class ImageBlk(Datatype):
         array = layout.open(space, scale)
         if array is None:
             return np.zeros((*shape, *layout.tail), self.dtype)
-        out: NDArray[Any] = array[_slices(offset, shape)].read(order="C").result()
+        out: NDArray[Any] = array[slices(offset, shape)].read(order="C").result()
         if mask is not None:
             self._blank(out, space, offset, scale, mask)
         return out
@@ -371,7 +361,7 @@ class ImageBlk(Datatype):
     ) -> None:
         """Set blocks outside a region to what DVID shows there."""
         layout = self.layout
-        blocks = _blocks_of(layout, offset, out.shape[:3])
+        blocks = blocks_of(layout, offset, out.shape[:3])
         outside = blocks[~mask(blocks)]
         value = self.background if layout.voxel_bytes == 1 else 0
         if value:
@@ -402,7 +392,7 @@ class ImageBlk(Datatype):
         BadRequest
             As `read_box`.
         """
-        offset, shape = _check_box(offset, shape)
+        offset, shape = check_box(offset, shape)
         layout, space = self.layout, self.view()
         array = layout.open(space, check_scale(scale))
         return self._slabs(space, array, layout, offset, shape, scale, mask, slab_bytes)
@@ -424,9 +414,9 @@ class ImageBlk(Datatype):
         def start(z: int, stop: int) -> Any:
             if array is None:
                 return None
-            return array[_slices((z, y0, x0), (stop - z, shape[1], shape[2]))].read(order="C")
+            return array[slices((z, y0, x0), (stop - z, shape[1], shape[2]))].read(order="C")
 
-        spans = list(_cuts(z0, z0 + shape[0], layout.block[0], max(1, slab_bytes // plane)))
+        spans = list(cuts(z0, z0 + shape[0], layout.block[0], max(1, slab_bytes // plane)))
         ahead = start(*spans[0])
         for i, (z, stop) in enumerate(spans):
             now = ahead
@@ -475,13 +465,13 @@ class ImageBlk(Datatype):
         array = layout.open(space, 0)
         out = np.empty((plane.height, plane.width, *layout.tail), self.dtype)
         row = 0
-        for points in plane.rows(_PLANE_POINTS):
-            part = out[row : row + len(points)]
-            voxels, weights = plane.corners(points.reshape(-1, 3))
+        for grid in plane.rows(_PLANE_POINTS):
+            part = out[row : row + len(grid)]
+            voxels, weights = plane.corners(grid.reshape(-1, 3))
             x, y, z = np.moveaxis(voxels.reshape(-1, 3), 1, 0)
             values = self._gather(space, layout, array, z, y, x)
             part[...] = interpolate(values.reshape(8, -1, *layout.tail), weights).reshape(part.shape)
-            row += len(points)
+            row += len(grid)
         return out
 
     def _gather(
@@ -509,7 +499,9 @@ class ImageBlk(Datatype):
         Indices are coordinates: -1 is the voxel before 0.
         """
         space = self.view()
-        return _read_index(key, self._read_extents(space), lambda o, s: self._read(space, o, s, 0))
+        box, drop = parse_index(key, self._read_extents(space))
+        out: NDArray[Any] = self._read(space, box.start, box.shape, 0)[drop]
+        return out
 
     # ------------------------------------------------------------------ blocks
 
@@ -529,7 +521,7 @@ class ImageBlk(Datatype):
             A negative span, or blocks outside int32.
         """
         layout = self.layout
-        z, y, x = _check_blocks(layout, block, span)
+        z, y, x = check_blocks(layout, block, span)
         space = self.view()
         metadata = layout.metadata(space, 0)
         empty = np.full((*layout.block, *layout.tail), self._background_value)
@@ -587,7 +579,7 @@ class ImageBlk(Datatype):
         BadRequest
             Also for a box that is not made of whole blocks.
         """
-        offset, shape = _check_box(offset, shape)
+        offset, shape = check_box(offset, shape)
         layout, space = self.layout, self.view()
         check_aligned(layout, offset, shape)
         encode = self._payload(layout, space, check_scale(scale), compression)
@@ -667,12 +659,12 @@ class ImageBlk(Datatype):
         self.check_open(force)
         given = self._check_voxels(voxels)
         layout = self.layout
-        offset, shape = _check_box(offset, given.shape[:3])
+        offset, shape = check_box(offset, given.shape[:3])
         if aligned or mask is not None:
             check_aligned(layout, offset, shape)
-        whole = _is_aligned(layout, offset, shape)
+        whole = is_aligned(layout, offset, shape)
         encoded = self._encode(self.view(), offset, given, 0, mask) if whole else None
-        extents = _box(offset, shape)
+        extents = to_extents(offset, shape)
 
         def change(m: Mutation, space: TxSpace) -> None:
             layout.create(space, 0)
@@ -681,6 +673,14 @@ class ImageBlk(Datatype):
             self._record(m, "post-raw", extents)
 
         self.mutate(change, user=user, app=app, force=force)
+
+    def check_whole_blocks(self, offset: Sequence[int], shape: Sequence[int]) -> None:
+        """Refuse a box (z, y, x) that is not made of whole blocks."""
+        check_aligned(self.layout, offset, shape)
+
+    def check_block_span(self, block: Sequence[int], span: int) -> None:
+        """Refuse blocks along x whose coordinates leave int32."""
+        check_blocks(self.layout, block, span)
 
     def write_block_span(
         self,
@@ -710,7 +710,7 @@ class ImageBlk(Datatype):
         given = self._check_voxels(voxels, blocks=True)
         if given.shape[1:4] != layout.block:
             raise BadRequest(f"blocks of {self.name!r} are {layout.block} voxels (z, y, x), not {given.shape[1:4]}")
-        start = _check_blocks(layout, block, len(given))
+        start = check_blocks(layout, block, len(given))
         encoded: list[tuple[bytes, bytes]] = []
         view = self.view()
         for i, one in enumerate(given):
@@ -730,7 +730,7 @@ class ImageBlk(Datatype):
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write a box at scale 0: slices and integers in z, y, x."""
         self.check_open()
-        box, drop = _parse_index(key, self.extents)
+        box, drop = parse_index(key, self.extents)
         array = np.asarray(value)
         if not np.can_cast(value if isinstance(value, np.generic) else array.dtype, self.dtype, "same_kind"):
             raise BadRequest(f"{self.name!r} holds {self.dtype} voxels, not {array.dtype}")
@@ -762,7 +762,7 @@ class ImageBlk(Datatype):
         layout = self.layout
         encoded = layout.encode(space, scale, offset, voxels)
         if mask is not None:
-            inside = mask(_blocks_of(layout, offset, voxels.shape[:3]))
+            inside = mask(blocks_of(layout, offset, voxels.shape[:3]))
             encoded = [item for item, keep in zip(encoded, inside.tolist(), strict=True) if keep]
         return encoded
 
@@ -774,7 +774,7 @@ class ImageBlk(Datatype):
         shape = tuple(b - a for a, b in zip(start, stop, strict=True))
         whole = self._read(space, start, shape, 0)  # type: ignore[arg-type]
         inner = [at - a for at, a in zip(offset, start, strict=True)]
-        whole[_slices(inner, voxels.shape[:3])] = voxels
+        whole[slices(inner, voxels.shape[:3])] = voxels
         return self._encode(space, start, whole, 0)  # type: ignore[arg-type]
 
     def _record(self, m: Mutation, action: str, extents: Extents) -> None:
@@ -833,7 +833,7 @@ class ImageBlk(Datatype):
     ) -> list[tuple[bytes, bytes]]:
         """What `bulk_write` puts: do this before the transaction, so that running it again compresses nothing twice."""
         voxels = self._check_voxels(brick)
-        corner, shape = _check_box(offset, voxels.shape[:3])
+        corner, shape = check_box(offset, voxels.shape[:3])
         check_aligned(self.layout, corner, shape)
         return self._encode(space, corner, voxels, check_scale(scale))
 
@@ -841,7 +841,7 @@ class ImageBlk(Datatype):
         self, space: Space | TxSpace, offset: Sequence[int], shape: Sequence[int], scale: int = 0
     ) -> NDArray[Any]:
         """The voxels of a box in a state of the caller's; otherwise as `read_box`."""
-        offset, shape = _check_box(offset, shape)
+        offset, shape = check_box(offset, shape)
         return self._read(space, offset, shape, check_scale(scale))
 
     # ------------------------------------------------------------------ arrays of other libraries
@@ -907,7 +907,7 @@ class ImageBlk(Datatype):
             if len(sides) != 3 or min(sides) < 1:
                 raise BadRequest(f"chunks are three positive numbers for z, y, x, not {chunks}")
         spans = [
-            tuple(b - a for a, b in _cuts(start, stop, n, side))
+            tuple(b - a for a, b in cuts(start, stop, n, side))
             for start, stop, n, side in zip(*pinned.extents, block, sides, strict=True)
         ]
         return dask.array.from_array(
@@ -967,214 +967,6 @@ class ImageBlk(Datatype):
                 d, e, f = (v - 1 for v in reversed(known.stop))
                 return msgspec.json.encode(_StoredExtents((a, b, c), (d, e, f)))
         return CONFLICT
-
-
-class PinnedImage:
-    """An image at one scale and in one state, as an array of the shape of its extents. Pickles; reads lazily.
-
-    Attributes
-    ----------
-    extents : Extents
-        The box in voxels of the scale; index 0 of the array is its start.
-    shape, dtype, ndim
-        As an array's.
-    token : str
-        Equal tokens mean equal voxels.
-    """
-
-    def __init__(self, image: ImageBlk, space: Space, scale: int, extents: Extents) -> None:
-        self._image = image
-        self._space = space
-        self.scale = scale
-        self.extents = extents
-        self.shape = (*extents.shape, *image.layout.tail)
-        self.dtype = image.dtype
-        self.ndim = len(self.shape)
-        box = "_".join(map(str, (*extents.start, *extents.stop)))
-        self.token = f"{image.info.data_uuid}-{space.token}-{scale}-{box}"
-
-    def __dask_tokenize__(self) -> str:
-        return self.token
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Part of the array; slices without steps, integers and an ellipsis."""
-        parts = _as_parts(key, self.ndim)
-        low: list[int] = []
-        lengths: list[int] = []
-        inner: list[Any] = []
-        for part, length in zip(parts[:3], self.shape, strict=False):
-            if isinstance(part, slice):
-                start, stop, step = part.indices(length)
-                if step != 1:
-                    raise BadRequest(f"slices of an image have no steps: {part}")
-                stop = max(start, stop)
-                inner.append(slice(None))
-            else:
-                start = part + length if part < 0 else part
-                if not 0 <= start < length:
-                    raise IndexError(f"index {part} is outside an axis of length {length}")
-                stop = start + 1
-                inner.append(0)
-            low.append(start)
-            lengths.append(stop - start)
-        rest = tuple(parts[3:])
-        if 0 in lengths:
-            return np.empty((*lengths, *self.shape[3:]), self.dtype)[(*inner, *rest)]
-        at = [a + b for a, b in zip(self.extents.start, low, strict=True)]
-        return self._image.bulk_read(self._space, at, lengths, self.scale)[(*inner, *rest)]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All of it."""
-        return self[...] if dtype is None else self[...].astype(dtype)
-
-
-# ---------------------------------------------------------------------- boxes
-
-
-def check_scale(scale: int) -> int:
-    """Refuse a scale that can't be.
-
-    Examples
-    --------
-    >>> check_scale(33)
-    Traceback (most recent call last):
-    ...
-    dvid_dask.errors.BadRequest: scale 33 is outside 0..31
-    """
-    if not 0 <= scale < MAX_SCALES:
-        raise BadRequest(f"scale {scale} is outside 0..{MAX_SCALES - 1}")
-    return scale
-
-
-def _check_box(offset: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    if len(offset) != 3 or len(shape) != 3:
-        raise BadRequest(f"a box has an offset and a shape of three numbers (z, y, x), not {offset} and {shape}")
-    z, y, x = (int(v) for v in offset)
-    d, h, w = (int(v) for v in shape)
-    if min(d, h, w) < 1:
-        raise BadRequest(f"a box of shape {(d, h, w)} (z, y, x) is empty")
-    if min(z, y, x) < INT32_MIN or max(z + d, y + h, x + w) - 1 > INT32_MAX:
-        raise BadRequest(
-            f"the box at {(z, y, x)} of shape {(d, h, w)} (z, y, x) leaves the coordinates {INT32_MIN}..{INT32_MAX}"
-        )
-    return (z, y, x), (d, h, w)
-
-
-def _box(offset: tuple[int, int, int], shape: Sequence[int]) -> Extents:
-    z, y, x = (a + n for a, n in zip(offset, shape, strict=True))
-    return Extents(offset, (z, y, x))
-
-
-def _is_aligned(layout: Layout, offset: Sequence[int], shape: Sequence[int]) -> bool:
-    return all(a % n == 0 and s % n == 0 for a, s, n in zip(offset, shape, layout.block, strict=True))
-
-
-def check_aligned(layout: Layout, offset: Sequence[int], shape: Sequence[int]) -> None:
-    """Refuse a box that is not made of whole blocks."""
-    if not _is_aligned(layout, offset, shape):
-        at, of, block = ("_".join(map(str, reversed(v))) for v in (offset, shape, layout.block))
-        raise BadRequest(f"the box at {at} of size {of} (x, y, z) is not made of whole blocks of {block}")
-
-
-def _check_blocks(layout: Layout, block: Sequence[int], span: int) -> tuple[int, int, int]:
-    z, y, x = (int(v) for v in block)
-    if span < 0:
-        raise BadRequest(f"a span of {span} blocks: expected 0 or more")
-    last = (z, y, x + max(span, 1) - 1)
-    for first, end, n in zip((z, y, x), last, layout.block, strict=True):
-        if first * n + n - 1 < INT32_MIN or end * n > INT32_MAX:
-            raise BadRequest(f"blocks {(x, y, z)} to {last[::-1]} (x, y, z) leave the coordinates of int32")
-    return z, y, x
-
-
-def _slices(offset: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
-
-
-def _blocks_of(layout: Layout, offset: Sequence[int], shape: Sequence[int]) -> NDArray[np.int64]:
-    """The blocks that a box touches, (n, 3) in z, y, x order."""
-    start = [a // n for a, n in zip(offset, layout.block, strict=True)]
-    stop = [-(-(a + s) // n) for a, s, n in zip(offset, shape, layout.block, strict=True)]
-    grid = np.indices([b - a for a, b in zip(start, stop, strict=True)]).reshape(3, -1).T
-    return np.ascontiguousarray(grid, np.int64) + np.array(start, np.int64)
-
-
-def _cuts(start: int, stop: int, block: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut a line into pieces of at most `most`, at multiples of `block` where it is no longer than that.
-
-    Examples
-    --------
-    >>> list(_cuts(-3, 70, 32, 64)), list(_cuts(0, 10, 32, 4))
-    ([(-3, 32), (32, 70)], [(0, 4), (4, 8), (8, 10)])
-    """
-    at = start
-    while at < stop:
-        end = at + most
-        if most >= block:
-            end = max(end // block * block, at + 1)
-        elif at // block != (end - 1) // block:
-            end = (at // block + 1) * block
-        end = min(end, stop)
-        yield at, end
-        at = end
-
-
-def _points(extents: Extents | None) -> dict[str, Any]:
-    """Extents in the words of the REST API."""
-    if extents is None:
-        return {"MinPoint": None, "MaxPoint": None}
-    return {"MinPoint": list(reversed(extents.start)), "MaxPoint": [v - 1 for v in reversed(extents.stop)]}
-
-
-def _as_parts(key: Any, ndim: int = 3) -> list[Any]:
-    parts = list(key) if isinstance(key, tuple) else [key]
-    dots = [i for i, part in enumerate(parts) if part is Ellipsis]
-    if len(dots) > 1:
-        raise BadRequest("an index has at most one ellipsis")
-    if dots:
-        parts[dots[0] : dots[0] + 1] = [slice(None)] * (ndim - len(parts) + 1)
-    if len(parts) > ndim:
-        raise BadRequest(f"{len(parts)} indices for {ndim} axes")
-    parts += [slice(None)] * (ndim - len(parts))
-    for i, part in enumerate(parts):
-        if isinstance(part, (bool, np.bool_)) or not (isinstance(part, slice) or hasattr(part, "__index__")):
-            raise BadRequest(f"an image is indexed with integers and slices, not {part!r}")
-        if not isinstance(part, slice):
-            parts[i] = part.__index__()
-    return parts
-
-
-def _parse_index(key: Any, extents: Extents | None) -> tuple[Extents, tuple[Any, ...]]:
-    low: list[int] = []
-    high: list[int] = []
-    drop: list[Any] = []
-    for axis, part in enumerate(_as_parts(key)):
-        if isinstance(part, slice):
-            if part.step not in (None, 1):
-                raise BadRequest(f"slices of an image have no steps: {part}")
-            if extents is None and (part.start is None or part.stop is None):
-                raise BadRequest("nothing was written yet, so an index needs both ends of every slice")
-            first = extents.start[axis] if extents is not None and part.start is None else part.start
-            last = extents.stop[axis] if extents is not None and part.stop is None else part.stop
-            low.append(first.__index__())
-            high.append(last.__index__())
-            drop.append(slice(None))
-        else:
-            low.append(part)
-            high.append(part + 1)
-            drop.append(0)
-    offset, shape = _check_box(low, [b - a for a, b in zip(low, high, strict=True)])
-    return _box(offset, shape), tuple(drop)
-
-
-def _read_index(
-    key: Any,
-    extents: Extents | None,
-    read: Callable[[tuple[int, int, int], tuple[int, int, int]], NDArray[Any]],
-) -> NDArray[Any]:
-    box, drop = _parse_index(key, extents)
-    out: NDArray[Any] = read(box.start, box.shape)[drop]
-    return out
 
 
 # ---------------------------------------------------------------------- the types

@@ -175,7 +175,8 @@ def interpolate(values: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[A
             return sums.astype(dtype)
     if dtype.itemsize < 8:
         mixed: NDArray[Any] = np.floor((values * weights).sum(axis=0) + 0.5)
-        return np.clip(mixed, 0, np.iinfo(dtype).max).astype(dtype)
+        np.clip(mixed, 0, np.iinfo(dtype).max, out=mixed)
+        return mixed.astype(dtype)
     # uint64 does not fit a float: mix the distances from the first value instead
     first = values[0]
     above = np.where(values >= first, values - first, 0).astype(float)

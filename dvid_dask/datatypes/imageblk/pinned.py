@@ -1,0 +1,82 @@
+"""An image in one state as an array: what dask reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvid_dask.errors import BadRequest
+
+from .boxes import Extents, index_parts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dvid_dask.versions.space import Space
+
+    from .image import ImageBlk
+
+__all__ = ["PinnedImage"]
+
+
+class PinnedImage:
+    """An image at one scale and in one state, as an array of the shape of its extents. Pickles; reads lazily.
+
+    Attributes
+    ----------
+    extents : Extents
+        The box in voxels of the scale; index 0 of the array is its start.
+    shape, dtype, ndim
+        As an array's.
+    token : str
+        Equal tokens mean equal voxels.
+    """
+
+    def __init__(self, image: ImageBlk, space: Space, scale: int, extents: Extents) -> None:
+        self._image = image
+        self._space = space
+        self.scale = scale
+        self.extents = extents
+        self.shape = (*extents.shape, *image.layout.tail)
+        self.dtype = image.dtype
+        self.ndim = len(self.shape)
+        box = "_".join(map(str, (*extents.start, *extents.stop)))
+        self.token = f"{image.info.data_uuid}-{space.token}-{scale}-{box}"
+
+    def __dask_tokenize__(self) -> str:
+        return self.token
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Part of the array; slices without steps, integers and an ellipsis."""
+        parts = index_parts(key, self.ndim)
+        low: list[int] = []
+        lengths: list[int] = []
+        inner: list[Any] = []
+        for part, length in zip(parts[:3], self.shape, strict=False):
+            if isinstance(part, slice):
+                start, stop, step = part.indices(length)
+                if step != 1:
+                    raise BadRequest(f"slices of an image have no steps: {part}")
+                stop = max(start, stop)
+                inner.append(slice(None))
+            else:
+                start = part + length if part < 0 else part
+                if not 0 <= start < length:
+                    raise IndexError(f"index {part} is outside an axis of length {length}")
+                stop = start + 1
+                inner.append(0)
+            low.append(start)
+            lengths.append(stop - start)
+        rest = tuple(parts[3:])
+        if 0 in lengths:
+            voxels: NDArray[Any] = np.empty((*lengths, *self.shape[3:]), self.dtype)
+        else:
+            at = [a + b for a, b in zip(self.extents.start, low, strict=True)]
+            voxels = self._image.bulk_read(self._space, at, lengths, self.scale)
+        out: NDArray[Any] = voxels[(*inner, *rest)]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All of it."""
+        return self[...] if dtype is None else self[...].astype(dtype)
