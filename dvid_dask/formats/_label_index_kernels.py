@@ -92,6 +92,8 @@ def encode_blocks(keys: Array, supervoxels: Array, counts: Array, surface: Array
 
 @kernel
 def _varint(buf: Array, p: int, end: int) -> tuple[np.uint64, int]:
+    if p < end and buf[U(p)] < 128:
+        return np.uint64(buf[U(p)]), p + 1
     value = np.uint64(0)
     for k in range(10):
         if p >= end:
@@ -152,78 +154,88 @@ def _count_entry(buf: Array, p: int, end: int) -> tuple[np.uint64, np.uint32, in
 
 
 @kernel
-def decode(
-    buf: Array,
-) -> tuple[int, Array, Array, Array, Array, Array, np.uint64, np.uint64, Array]:
-    """Rows and metadata of a LabelIndex.
+def count_rows(buf: Array) -> int:
+    """Entries of SVCount.counts in a LabelIndex, -1 if it is none."""
+    rows = 0
+    p = 0
+    while p < buf.size:
+        number, wire, _, start, p = field(buf, p, buf.size)
+        if p < 0:
+            return -1
+        if wire == BYTES and number == 1:
+            q = start
+            while q < p:
+                number, wire, _, start, q = field(buf, q, p)
+                if q < 0:
+                    return -1
+                if wire == BYTES and number == 2:
+                    r = start
+                    while r < q:
+                        number, wire, _, start, r = field(buf, r, q)
+                        if r < 0:
+                            return -1
+                        rows += wire == BYTES and number == 1
+    return rows
 
-    Returns (0 or -1, entry number, key, supervoxel, count, surface mutid, label, last mutid, start and end of the
-    three texts). Rows are in order of the bytes; an entry is one occurrence of the `blocks` field.
+
+@kernel
+def _read_sv_count(
+    buf: Array, p: int, end: int, supervoxels: Array, counts: Array, n: int, mutid: np.uint64
+) -> tuple[int, np.uint64]:
+    """Rows of an SVCount from row n on; returns the next row, -1 if bad, and the surface mutation id."""
+    while p < end:
+        number, wire, value, start, p = field(buf, p, end)
+        if wire == VARINT and number == 2:
+            mutid = value
+        elif wire == BYTES and number == 1:
+            sv, count, done = _count_entry(buf, start, p)
+            if done < 0:
+                return -1, mutid
+            supervoxels[U(n)] = sv
+            counts[U(n)] = count
+            n += 1
+    return n, mutid
+
+
+@kernel
+def decode(
+    buf: Array, entries: Array, keys: Array, supervoxels: Array, counts: Array, surface: Array, texts: Array
+) -> tuple[bool, np.uint64, np.uint64]:
+    """Rows and metadata of a LabelIndex that `count_rows` has walked through, into arrays of that many rows.
+
+    Rows are in order of the bytes; an entry is one occurrence of the `blocks` field; `texts` (3, 2) takes start and
+    end of the three texts. Returns (whether all was read, label, last mutid).
     """
-    entries = np.empty(256, np.int64)
-    keys = np.empty(256, np.uint64)
-    supervoxels = np.empty(256, np.uint64)
-    counts = np.empty(256, np.uint32)
-    surface = np.empty(256, np.uint64)
     label = np.uint64(0)
-    mutid = np.uint64(0)
-    texts = np.zeros((3, 2), np.int64)
+    last_mutid = np.uint64(0)
     n = 0
     entry = 0
     p = 0
-    while p >= 0 and p < buf.size:
+    while p < buf.size:
         number, wire, value, start, p = field(buf, p, buf.size)
-        if p < 0:
-            break
         if wire == VARINT and number == 2:
             label = value
         elif wire == VARINT and number == 3:
-            mutid = value
+            last_mutid = value
         elif wire == BYTES and 4 <= number <= 6:
             texts[number - 4, 0] = start
             texts[number - 4, 1] = p
         elif wire == BYTES and number == 1:
             first = n
             key = np.uint64(0)
-            surface_mutid = np.uint64(0)
+            mutid = np.uint64(0)
             q = start
-            while q >= 0 and q < p:
-                number2, wire2, value2, start2, q = field(buf, q, p)
-                if q < 0:
-                    break
-                if wire2 == VARINT and number2 == 1:
-                    key = value2
-                elif wire2 == BYTES and number2 == 2:
-                    r = start2
-                    while r >= 0 and r < q:
-                        number3, wire3, value3, start3, r = field(buf, r, q)
-                        if r < 0:
-                            break
-                        if wire3 == VARINT and number3 == 2:
-                            surface_mutid = value3
-                        elif wire3 == BYTES and number3 == 1:
-                            sv, count, done = _count_entry(buf, start3, r)
-                            if done < 0:
-                                r = -1
-                                break
-                            if n == counts.size:
-                                entries = grown(entries, n, n + 1)
-                                keys = grown(keys, n, n + 1)
-                                supervoxels = grown(supervoxels, n, n + 1)
-                                counts = grown(counts, n, n + 1)
-                                surface = grown(surface, n, n + 1)
-                            entries[U(n)] = entry
-                            supervoxels[U(n)] = sv
-                            counts[U(n)] = count
-                            n += 1
-                    if r < 0:
-                        q = -1
-            if q < 0:
-                p = -1
-                break
+            while q < p:
+                number, wire, value, start, q = field(buf, q, p)
+                if wire == VARINT and number == 1:
+                    key = value
+                elif wire == BYTES and number == 2:
+                    n, mutid = _read_sv_count(buf, start, q, supervoxels, counts, n, mutid)
+                    if n < 0:
+                        return False, label, last_mutid
             for i in range(first, n):
+                entries[U(i)] = entry
                 keys[U(i)] = key
-                surface[U(i)] = surface_mutid
+                surface[U(i)] = mutid
             entry += 1
-    result = -1 if p < 0 else 0
-    return result, entries[:n], keys[:n], supervoxels[:n], counts[:n], surface[:n], label, mutid, texts
+    return True, label, last_mutid

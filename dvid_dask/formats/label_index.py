@@ -160,8 +160,13 @@ def decode_index(data: Buffer) -> LabelIndex:
     (7, array([[3, 2, 1]], dtype=int32), array([7], dtype=uint64), array([100], dtype=uint32))
     """
     buf = as_uint8(data)
-    result, entries, packed, supervoxels, counts, surface, label, mutid, texts = kernels.decode(buf)
-    if result != 0:
+    n = kernels.count_rows(buf)
+    if n < 0:
+        raise FormatError("label index: not a LabelIndex message")
+    entries, counts, texts = np.empty(n, np.int64), np.empty(n, np.uint32), np.zeros((3, 2), np.int64)
+    packed, supervoxels, surface = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.uint64)
+    intact, label, mutid = kernels.decode(buf, entries, packed, supervoxels, counts, surface, texts)
+    if not intact:
         raise FormatError("label index: not a LabelIndex message")
     blocks = unpack_blocks(packed)
     keys = _sort_keys(blocks)
