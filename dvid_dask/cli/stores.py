@@ -56,6 +56,7 @@ def serve(
     if readonly and fullwrite:
         raise typer.BadParameter("--readonly and --fullwrite exclude each other")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = load_config(config) if config else ServerConfig()
     mode = "readonly" if readonly else "fullwrite" if fullwrite else settings.mode
     settings = msgspec.structs.replace(settings, mode=mode, access_log=access_log or settings.access_log)
@@ -149,8 +150,10 @@ def fsck(
         for name, report in reports.items():
             say(f"{name}:")
             _print_facts(report, "  ")
-    if not (metadata.clean and files.clean):
-        raise DvidError(f"{datastore.url} is damaged or unfinished: see above")
+    if not (metadata.ok and files.clean):
+        raise DvidError(f"{datastore.url} is damaged: see what is listed above")
+    if metadata.unfinished and not json:
+        say("Nothing is damaged. What is unfinished, `dvid-dask fsck --repair` finishes.")
 
 
 def _print_report(report: Any, json: bool) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import defaultdict
@@ -313,24 +314,27 @@ def _check_over_http(store: Path, edits: Edits, mistakes: Mistakes, volume: Volu
 def _served(store: Path) -> Iterator[str]:
     """The command line's server as a process of its own; yields its URL."""
     command = [sys.executable, "-m", "dvid_dask.cli", "serve", str(store), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    try:
-        if server.stdout is None:
-            raise TourError("the server has no output to read")
-        line = server.stdout.readline()
-        words = [word for word in line.split() if word.startswith("http://")]
-        if not words:
-            raise TourError(f"the server did not start: {line.strip() or 'no output'}")
-        yield words[0]
-        server.send_signal(signal.SIGTERM)
-        if server.wait(30) != 0:
-            raise TourError(f"the server ended with status {server.returncode}")
-    finally:
-        if server.poll() is None:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
+        ) as server,
+    ):
+        try:
+            line = server.stdout.readline() if server.stdout else ""
+            urls = [word for word in line.split() if word.startswith("http://")]
+            if not urls:
+                raise TourError("the server did not start")
+            yield urls[0]
+            server.send_signal(signal.SIGTERM)
+            if server.wait(30) != 0:
+                raise TourError(f"the server ended with status {server.returncode}")
+        except (TourError, OSError) as error:
             server.kill()
-        server.wait()
-        if server.stdout is not None:
-            server.stdout.close()
+            log.seek(0)
+            raise TourError(f"{error}; the server's log:\n{log.read()}") from error
+        finally:
+            server.kill()
 
 
 def _get(url: str, body: bytes | None = None) -> bytes:

@@ -1,0 +1,83 @@
+"""`dvid-dask ingest`: from a file on disk to a data instance that reads the same."""
+
+import numpy as np
+import pytest
+import zarr
+
+import dvid_dask
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A label volume in a zarr array, and what is in it."""
+    z, y, x = np.ogrid[0:100, 0:80, 0:96]
+    volume = (1 + z // 40 + 10 * (y // 30) + 100 * (x // 50)).astype(np.uint64)
+    path = tmp_path / "labels.zarr"
+    array = zarr.create_array(str(path), shape=volume.shape, dtype=volume.dtype, chunks=(64, 64, 64))
+    array[:] = volume
+    return path, volume
+
+
+def test_ingest_makes_what_is_missing(cli, labels, tmp_path):
+    path, volume = labels
+    store = tmp_path / "store"
+    assert "no store" in cli("ingest", path, store, "-i", "seg", code=1).err
+    done = cli("ingest", path, store, "-i", "seg", "--create", "--repo", "fly")
+    assert "wrote 0.8 Mvoxel" in done.out
+    assert "ingest" in done.err
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert seg.typename == "labelmap"
+    assert np.array_equal(seg.read((0, 0, 0), volume.shape), volume)
+    body = int(volume[0, 0, 0])
+    assert seg.size(body) == np.count_nonzero(volume == body)
+
+
+def test_ingest_at_an_offset_of_a_crop(cli, labels, store):
+    path, volume = labels
+    cli("node", "new-instance", store, "master", "labelmap", "seg")
+    cli("ingest", path, store, "-i", "seg", "--offset", "64,0,-64", "--crop", "0,10,20:64,70,90", "--label-offset", "5000")
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert np.array_equal(seg.read((-64, 0, 64), (70, 60, 64)), volume[20:90, 10:70, 0:64] + 5000)
+
+
+def test_a_plan_writes_nothing(cli, labels, store):
+    path, _ = labels
+    cli("node", "new-instance", store, "master", "labelmap", "seg")
+    plan = cli("ingest", path, store, "-i", "seg", "--plan").out
+    assert "bricks" in plan
+    assert dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"].extents() is None
+
+
+def test_an_image_goes_into_an_image_type(cli, store, tmp_path):
+    gray = np.random.default_rng(0).integers(0, 255, (40, 64, 64)).astype(np.uint8)
+    np.save(tmp_path / "gray.npy", gray)
+    cli("ingest", tmp_path / "gray.npy", store, "-i", "grayscale", "--create")
+    image = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["grayscale"]
+    assert image.typename == "uint8blk"
+    assert np.array_equal(image[0:40, 0:64, 0:64], gray)
+
+
+def test_ingest_through_worker_processes(cli, labels, store):
+    path, volume = labels
+    cli("ingest", path, store, "-i", "seg", "--create", "--workers", "1")
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert np.array_equal(seg.read((0, 0, 0), volume.shape), volume)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("-i", "nosuch"), 1, "no data instance 'nosuch'"),
+        (("-i", "seg", "--create", "--offset", "1,2"), 2, "is no X,Y,Z"),
+        (("-i", "seg", "--create", "--crop", "0,0,0:9999,1,1"), 1, "9999"),
+        (("-i", "seg", "--create", "--dtype", "nosuch"), 2, "no type of numpy"),
+        (("-i", "seg", "--create", "--workers", "1", "--scheduler", "tcp://x"), 2, "exclude each other"),
+    ],
+)
+def test_what_can_not_be_ingested_says_why(cli, labels, store, arguments, status, words):
+    failed = cli("ingest", labels[0], store, *arguments, code=status)
+    assert words in " ".join(failed.err.split())
+
+
+def test_a_missing_source_says_so(cli, store, tmp_path):
+    assert "nothing.zarr" in cli("ingest", tmp_path / "nothing.zarr", store, "-i", "seg", "--create", code=1).err
