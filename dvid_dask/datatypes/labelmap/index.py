@@ -352,6 +352,8 @@ class Index:
             svs, sums = _sums_by_supervoxel(rows)
             return Supervoxels(svs, sums.astype(np.uint64))
         tables = [_Bucket.decode(v) for _, v in self._space.scan(keys.buckets(body))]
+        if not tables:
+            raise DamagedDataError(f"body {body} has pages but no table of its supervoxels: check the label index")
         ids = np.concatenate([t.id for t in tables])
         order = np.argsort(ids)
         return Supervoxels(ids[order], np.concatenate([t.voxels for t in tables])[order].astype(np.uint64))
