@@ -2,13 +2,14 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['Box', 'DownresReport', 'IngestPlan']
+['Box', 'DownresReport', 'IndexProblem']
 """
 
 from __future__ import annotations
 
 from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.downres import DownresReport, downres
+from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
 from dvid_dask.ops.sources import Volume, open_volume
@@ -16,10 +17,13 @@ from dvid_dask.ops.sources import Volume, open_volume
 __all__ = [
     "Box",
     "DownresReport",
+    "IndexProblem",
+    "IndexReport",
     "IngestPlan",
     "JobFailedError",
     "Report",
     "Volume",
+    "check_index",
     "downres",
     "ingest",
     "ingest_plan",
