@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
     from dvid_dask.store import Transaction, Tree
@@ -30,24 +27,6 @@ _PRIME = (1 << 88) + 0x13B
 _MASK = (1 << 128) - 1
 #: Below this many bytes Python's integers are faster than loading the compiled loop.
 _SMALL = 4096
-
-
-@kernel
-def _fnv1(data: Any, high: Any, low: Any) -> Any:
-    """FNV-1 over bytes, with the 128-bit state in two 64-bit halves.
-
-    state * (2**88 + 0x13b) mod 2**128 = (state << 88) + state * 0x13b; the low half's product is taken in 32-bit
-    pieces so that its carry into the high half is not lost.
-    """
-    m = np.uint64(0x13B)
-    mask = np.uint64(0xFFFFFFFF)
-    s24, s32 = np.uint64(24), np.uint64(32)
-    for i in range(data.size):
-        low0 = (low & mask) * m
-        low1 = (low >> s32) * m + (low0 >> s32)
-        high = high * m + (low1 >> s32) + (low << s24)
-        low = ((low1 << s32) | (low0 & mask)) ^ np.uint64(data[i])
-    return high, low
 
 
 def fnv1_128(data: bytes) -> int:
@@ -65,7 +44,11 @@ def fnv1_128(data: bytes) -> int:
         for byte in data:
             state = state * _PRIME & _MASK ^ byte
         return state
-    high, low = _fnv1(np.frombuffer(data, np.uint8), np.uint64(_OFFSET >> 64), np.uint64(_OFFSET & (1 << 64) - 1))
+    import numpy as np
+
+    from dvid_dask.versions._fnv import fnv1
+
+    high, low = fnv1(np.frombuffer(data, np.uint8), np.uint64(_OFFSET >> 64), np.uint64(_OFFSET & (1 << 64) - 1))
     return int(high) << 64 | int(low)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import logging
@@ -146,7 +147,7 @@ class Datastore:
         return cls(store, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.store, self.sealer.mode)
+        return _reopen, (self.store.url, self.store.read_only, self.sealer.mode)
 
     def close(self) -> None:
         """Finish the compaction that runs, drop those that wait; they can be run again by `compact`."""
@@ -437,9 +438,7 @@ class Datastore:
         return self.store.gc(grace=grace)
 
     def __eq__(self, other: object) -> bool:
-        return (isinstance(other, Datastore) and other.store is self.store) or (
-            isinstance(other, Datastore) and other.url == self.url and not self.url.startswith("memory:")
-        )
+        return isinstance(other, Datastore) and other.url == self.url
 
     def __hash__(self) -> int:
         return hash(self.url)
@@ -457,8 +456,10 @@ class Datastore:
         return table(f"Datastore {self.url}", ("root", "alias", "versions", "instances", "description"), rows)
 
 
-def _reopen(store: Store, mode: str) -> Datastore:
-    return Datastore(store, compact=mode)
+@functools.lru_cache(maxsize=8)
+def _reopen(url: str, read_only: bool, mode: str) -> Datastore:
+    # kept, so that the tasks of a worker share what one of them has read
+    return Datastore(storage.Store.open(url, read_only=read_only), compact=mode)
 
 
 def unversioned_tree(root: str) -> str:
