@@ -14,7 +14,7 @@ from .errors import BadStore, StoreError
 from .gc import JOURNAL
 from .locks import lock_files
 from .manifest import Root, decode
-from .nodes import Interior, Leaf, file_of, load
+from .nodes import Interior, Leaf, file_of, is_data_file, load
 from .tree import DATA, REFS, read_manifest
 from .walk import Reached, first_root
 
@@ -155,7 +155,10 @@ class _Check:
     def leftovers(self) -> None:
         report = self.report
         for path, size in self.files.items():
-            if not path.endswith(".__lock") and path not in self.reached:
+            if not is_data_file(path[len(DATA) :]):
+                if not path.endswith(".__lock"):
+                    report.leftovers.append(path)
+            elif path not in self.reached:
                 report.unreferenced += 1
                 report.unreferenced_bytes += max(size, 0)
         if self.where.folder is not None:

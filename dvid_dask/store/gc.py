@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import manifest as manifests
 from .backend import Backend
 from .errors import BadStore
 from .locks import lock_files, remove_stale
 from .manifest import decode
+from .nodes import is_data_file
 from .tree import DATA, read_manifest
 from .walk import Reached, first_root
 
@@ -49,7 +51,7 @@ def collect(where: Backend, trees: Callable[[], list[str]], grace: float) -> GcR
         raise ValueError(f"grace is seconds from 0 up, not {grace}")
     now = time.time()
     # Listed before anything is marked: what is written from now on is no candidate.
-    found = {DATA + name: size for name, size in where.scan(DATA) if not name.endswith(".__lock")}
+    found = {DATA + name: size for name, size in where.scan(DATA) if is_data_file(name)}
     locks = [str(path) for path in lock_files(where.folder)] if where.folder is not None else []
     reached = Reached(where)
     known: dict[str, bytes] = {}
@@ -89,8 +91,9 @@ def _mark(where: Backend, trees: Callable[[], list[str]], reached: Reached, know
             continue
         changed = True
         known[name] = data
-        manifest = decode(data)
         try:
+            manifests.check(data, f"{where.url}: tree {name!r}")
+            manifest = decode(data)
             reached.add_tree(manifest.root)
             # Seal needs to know where an unsealed tree began. Generations between aren't kept.
             origin, files = first_root(where, manifest)

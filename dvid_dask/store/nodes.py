@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
@@ -41,6 +42,14 @@ class Leaf:
     keys: list[bytes]
     locations: list[str | None]
     inline: list[bytes | None]
+
+
+_DATA_FILE = re.compile(r"[0-9a-f]{32}")
+
+
+def is_data_file(name: str) -> bool:
+    """Tell whether a name in the pool is one that tensorstore gives; others are not ours to touch."""
+    return _DATA_FILE.fullmatch(name) is not None
 
 
 def file_of(location: str) -> str:

@@ -24,8 +24,8 @@ class Transaction:
     again. A range read checks the keys that it found; keys that others *inserted* meanwhile go unnoticed. So whoever
     inserts keys that a reader of a range must not miss also writes a key that the reader reads.
 
-    Arrays written through `kvstore` are part of the commit. Their keys can be read in this transaction through the array
-    alone: `get` refuses them, and listings don't have them.
+    Arrays written through `kvstore` are part of the commit. Their keys can be read in this transaction through the
+    array alone: `get` refuses them, and listings don't have them.
     """
 
     def __init__(self, base: View, live: ts.KvStore, since: float) -> None:
@@ -202,7 +202,7 @@ class Transaction:
         if now.stamp.generation == generation:
             # Nobody else did. A read of an array's own pending write makes tensorstore abort the commit, always.
             raise StoreError(
-                f"key {key!r} was written through this transaction's kvstore, and can't be read in it but through the array"
+                f"key {key!r} was written through this transaction's kvstore; in it, read it through the array alone"
             )
         self._lost = True
 

@@ -1,8 +1,8 @@
 """A GCS bucket over its JSON protocol, with the one thing that matters here: generation preconditions.
 
-gcp-storage-emulator (2026.7) answers no ``ifGenerationMatch`` and sends no ``x-goog-generation``, so a compare-and-swap can't be
-tried on it: tensorstore refuses its answers ("Malformed StorageGeneration"). This one serves the requests that tensorstore
-makes, as https://cloud.google.com/storage/docs/json_api/v1/objects describes them.
+gcp-storage-emulator (2026.7) answers no ``ifGenerationMatch`` and sends no ``x-goog-generation``, so a
+compare-and-swap can't be tried on it: tensorstore refuses its answers ("Malformed StorageGeneration"). This one serves
+the requests that tensorstore makes, as https://cloud.google.com/storage/docs/json_api/v1/objects describes them.
 """
 
 from __future__ import annotations
