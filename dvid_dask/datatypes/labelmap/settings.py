@@ -96,19 +96,19 @@ def _given(config: Mapping[str, Any], names: dict[str, Callable[[str], Any]]) ->
     found = {}
     for name, parse in names.items():
         value = config.get(name.lower())
-        if value is None:
+        if name.lower() not in config:
             continue
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        if not isinstance(value, str):
             raise BadRequest(f"setting {name} must be a string, got {value!r}")
         try:
-            found[name] = parse(str(value))
+            found[name] = parse(value)
         except ValueError as e:
-            raise BadRequest(f"setting {name}: {str(value)[:80]!r} can't be used: {e}") from None
+            raise BadRequest(f"setting {name}: {value[:80]!r} can't be used: {e}") from None
     return found
 
 
 def new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a new instance from what was given (names in lower case, values strings or numbers).
+    """All settings of a new instance from what was given (names in lower case, values strings: DVID refuses numbers).
 
     Raises
     ------
@@ -117,7 +117,7 @@ def new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> new_settings({"blocksize": "32,32,16", "maxdownreslevel": 5})["BlockSize"]
+    >>> new_settings({"blocksize": "32,32,16", "maxdownreslevel": "5"})["BlockSize"]
     [32, 32, 16]
     """
     return {**_DEFAULTS, **_given(config, _PARSERS)}
