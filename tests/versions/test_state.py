@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvid_dask.versions.records import Header, NodeRecord, RepoRecord
@@ -37,6 +37,7 @@ def above(parents, vid) -> set[int]:
 
 
 @given(dags(), st.data())
+@settings(deadline=None)
 def test_against_brute_force(parents, data):
     repo = repo_of(parents)
     ids = range(1, len(parents) + 1)
@@ -60,6 +61,7 @@ def test_criss_cross_has_two_bases():
 
 
 @given(dags(), st.data())
+@settings(deadline=None)
 def test_a_state_changed_in_steps_is_the_state_built_whole(parents, data):
     records = [
         NodeRecord(id=n, repo=1, uuid=f"u{n}", parents=p, tree="t", created=AT, updated=AT)
