@@ -80,4 +80,5 @@ def table(title: str, columns: list[str], rows: list[list[str]], note: str = "")
 
 
 def machine() -> None:
-    console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}")
+    where = f"{platform.system()} {platform.machine()}"
+    console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {where}")

@@ -1,325 +1,420 @@
-"""What versions cost: branch, read, commit, bulk write, diff, seal and gc, beside others that do the same work.
+"""What the store costs, beside plain zarr, LMDB and icechunk doing the same work.
 
-    python benchmarks/store.py            # about ten minutes
-    python benchmarks/store.py --quick    # a minute, smaller numbers
+    python benchmarks/store.py [--quick] [--folder FOLDER]
 
-Baselines in the same run: plain zarr 3 on disk (no versions), LMDB with keys that embed the version (DVID's way), and
-icechunk. Values are 50 random bytes.
+Prints one table for each question. A ratio compares with the first row of its table, or says so. Times are medians. The
+targets are those of docs/design/store.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
+import random
 import shutil
-import struct
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from _report import amount, clock, console, duration, files_and_bytes, machine, repeated, table
-from dvid_dask.store import Store
+from dvid_dask.store import Store, View
 
-_NOISE = np.random.default_rng(0).bytes(1 << 20)
+VALUE = 50
 
 
-def small(i: int) -> bytes:
-    """Fifty bytes that don't compress."""
-    at = i * 50 % (len(_NOISE) - 50)
-    return _NOISE[at : at + 50]
+def timed(action: Callable[[], object], times: int = 1) -> float:
+    """Median seconds of an action."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
+
+def usage(folder: Path) -> tuple[int, int]:
+    """Files in a folder and their bytes."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def nice(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def table(title: str, head: list[str], rows: list[list[object]]) -> None:
+    print(f"\n{title}")
+    text = [head, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in text) for i in range(len(head))]
+    for row in text:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.flush()
 
 
 def key(i: int) -> bytes:
-    return b"k" + struct.pack(">Q", i)
+    return b"k%09d" % i
 
 
-def fill(store: Store, tree: str, count: int, page: int = 50_000) -> None:
-    t = store.create_tree(tree)
-    for start in range(0, count, page):
-        items = [(key(i), small(i)) for i in range(start, min(start + page, count))]
-        t.update(lambda tx, items=items: tx.put_many(items))
+def fill(store: Store, name: str, count: int) -> None:
+    tree = store.create_tree(name)
+    value = b"v" * VALUE
+    for start in range(0, count, 100_000):
+        stop = min(start + 100_000, count)
+        tree.update(lambda tx, r=range(start, stop): tx.put_many((key(i), value) for i in r))
 
 
-# ------------------------------------------------------------------ branch
+# ---- questions -------------------------------------------------------------------------------------------------------
 
-def branches(root: Path, sizes: list[int]) -> None:
+
+def branches(folder: Path, sizes: list[int]) -> Store:
+    store = Store.create(folder / "branches")
+    rows, first = [], 0.0
+    for size in sizes:
+        fill(store, f"t{size}", size)
+        serial = iter(range(1_000))
+        seconds = timed(lambda s=size, n=serial: store.branch(f"t{s}", f"t{s}-{next(n)}"), 51)
+        first = first or seconds
+        rows.append([f"{size:,}", nice(seconds), f"{seconds / first:.2f}"])
+    table("Branch (target: at most 1 ms, flat)", ["keys", "time", "ratio"], rows)
+    return store
+
+
+def read_point(view: View, keys: list[bytes]) -> float:
+    start = time.perf_counter()
+    for k in keys:
+        view.get(k)
+    return (time.perf_counter() - start) / len(keys)
+
+
+def read_bulk(view: View, keys: list[bytes]) -> float:
+    start = time.perf_counter()
+    view.get_many(keys)
+    return (time.perf_counter() - start) / len(keys)
+
+
+def depth(folder: Path, count: int, depths: list[int]) -> None:
+    """A chain of versions, each branched from the sealed one before and edited in 20 places."""
+    store = Store.create(folder / "depth")
+    rng = random.Random(1)
+    fill(store, "v1", count)
+    store.seal("v1")
+    views = {1: store.tree("v1").view()}
+    for n in range(2, max(depths) + 1):
+        tree = store.branch(f"v{n - 1}", f"v{n}")
+        tree.update(lambda tx: tx.put_many((key(rng.randrange(count)), rng.randbytes(VALUE)) for _ in range(20)))
+        store.seal(f"v{n}")
+        if n in depths:
+            views[n] = tree.view()
+    keys = [key(rng.randrange(count)) for _ in range(20_000)]
+    points: dict[int, list[float]] = {n: [] for n in views}
+    bulks: dict[int, list[float]] = {n: [] for n in views}
+    for view in views.values():
+        view.get_many(keys)
+    for _ in range(7):  # in turns, so that a busy machine is busy for all
+        for n, view in views.items():
+            points[n].append(read_point(view, keys[:2_000]))
+            bulks[n].append(read_bulk(view, keys))
     rows = []
-    for n in sizes:
-        store = Store.create(str(root / f"branch{n}"))
-        fill(store, "base", n)
-        store.seal("base")
-        names = iter(range(10**9))
-        p50, p95 = repeated(lambda store=store, names=names: store.branch("base", f"b{next(names)}"), 50)
-        before = files_and_bytes(root / f"branch{n}")[1]
-        store.branch("base", "weighed")
-        rows.append([f"{n:,}", duration(p50), duration(p95), amount(files_and_bytes(root / f"branch{n}")[1] - before)])
-    table("New branch", ["keys", "p50", "p95", "bytes"], rows, "a branch copies one manifest: flat in the number of keys")
+    for n in views:
+        point, bulk = min(points[n]), min(bulks[n])
+        ratios = point / min(points[1]), bulk / min(bulks[1])
+        rows.append([n, nice(point), f"{ratios[0]:.2f}", f"{1 / bulk:,.0f}/s", f"{ratios[1]:.2f}"])
+    title = f"Reads at depth of history, {count:,} keys, 20 changes a version, sealed (target: ratio at most 1.1)"
+    table(title, ["depth", "point read", "ratio", "bulk read", "ratio"], rows)
 
 
-# ------------------------------------------------------------------ reads at depth
-
-def depth(root: Path, keys: int, depths: list[int]) -> None:
-    store = Store.create(str(root / "depth"))
-    fill(store, "d0", keys)
-    store.seal("d0")
-    rng = np.random.default_rng(0)
-    wanted = [key(int(i)) for i in rng.integers(0, keys, 20_000)]
-    deepest = max(depths)
-    measured: dict[int, tuple[float, float]] = {}
-    lmdb_measured: dict[int, float] = {}
-    hot = [key(i) for i in range(100)]
-
-    import lmdb
-
-    env = lmdb.open(str(root / "lmdb-depth"), map_size=1 << 34, sync=False)
-    with env.begin(write=True) as tx:
-        for i in range(keys):
-            tx.put(key(i) + struct.pack(">I", 0xFFFFFFFF), small(i))
-
-    def lmdb_read(version: int, k: bytes) -> bytes | None:
-        # newest first: the version is stored inverted, the walk stops at the first one that is an ancestor
-        with env.begin() as tx, tx.cursor() as c:
-            if c.set_range(k + struct.pack(">I", 0xFFFFFFFF - version)) and c.key()[: len(k)] == k:
-                return bytes(c.value())
-        return None
-
-    for d in range(1, deepest + 1):
-        store.branch(f"d{d - 1}", f"d{d}")
-        changed = [(k, b"%d" % d) for k in hot]
-        store.tree(f"d{d}").update(lambda tx, changed=changed: tx.put_many(changed))
-        store.seal(f"d{d}")
-        with env.begin(write=True) as tx:
-            for k, v in changed:
-                tx.put(k + struct.pack(">I", 0xFFFFFFFF - d), v)
-    # measured round by round, so that a drift of the machine meets every depth alike
-    rounds: dict[int, list[tuple[float, float, float]]] = {d: [] for d in depths}
-    for _ in range(5):
-        for d in depths:
-            view = store.tree(f"d{d}").view()
-            view.get_many(wanted)
-            point, _ = repeated(lambda view=view: [view.get(k) for k in hot], 20)
-            with clock() as bulk:
-                view.get_many(wanted)
-            old, _ = repeated(lambda d=d: [lmdb_read(d, k) for k in hot], 20)
-            rounds[d].append((point / len(hot), bulk.seconds, old / len(hot)))
-    for d in depths:
-        p, b, o = (sorted(x)[len(x) // 2] for x in zip(*rounds[d], strict=True))
-        measured[d], lmdb_measured[d] = (p, b), o
-    first = depths[0]
-    rows = [
-        [f"{d:,}", duration(measured[d][0]), f"{len(wanted) / measured[d][1]:,.0f}/s", duration(lmdb_measured[d]),
-         f"{measured[d][0] / measured[first][0]:.2f}", f"{measured[d][1] / measured[first][1]:.2f}"]
-        for d in depths
-    ]
-    table("Reads of a sealed version by depth of its history", ["depth", "point", "bulk", "LMDB point", "point / depth 1",
-          "bulk / depth 1"], rows, "100 keys rewritten in every generation; the point reads ask for these")
-
-
-# ------------------------------------------------------------------ small commits
-
-def commits(root: Path, keys: int) -> None:
-    folder = root / "commits"
-    store = Store.create(str(folder))
-    fill(store, "t", keys)
-    store.seal("t")
-    store.branch("t", "edit")
-    tree = store.tree("edit")
-    rng = np.random.default_rng(1)
+def commits(store: Store, folder: Path, name: str) -> None:
+    tree, rng = store.tree(name), random.Random(2)
+    count = int(name[1:])
     rows = []
-    for batch in (1, 50):
-        before = files_and_bytes(folder)
-        reps = 100 if batch == 1 else 20
-
-        def edit(batch: int = batch) -> None:
-            items = [(key(int(i)), os.urandom(20)) for i in rng.integers(0, keys, batch)]
-            tree.update(lambda tx: tx.put_many(items))
-
-        p50, p95 = repeated(edit, reps)
-        after = files_and_bytes(folder)
-        rows.append([f"dvid-dask, {batch} key(s)", duration(p50), duration(p95), amount((after[1] - before[1]) / reps)])
-    rows += zarr_commit(root) + lmdb_commit(root, keys) + icechunk_commit(root, min(keys, 100_000))
-    table(f"One commit in {keys:,} keys", ["what", "p50", "p95", "bytes written"], rows,
-          "zarr: one chunk file of no transaction; icechunk: one chunk reference of an array of at most 10^5 chunks")
+    for keys in (1, 50):
+        before = usage(folder)[1]
+        times = 40
+        seconds = timed(
+            lambda k=keys: tree.update(
+                lambda tx: tx.put_many((key(rng.randrange(count)), rng.randbytes(VALUE)) for _ in range(k))
+            ),
+            times,
+        )
+        rows.append([keys, f"{(usage(folder)[1] - before) / times:,.0f}", nice(seconds)])
+    title = f"Commit at {count:,} keys, durable (target: one key at most 20,000 bytes)"
+    table(title, ["keys", "bytes written", "time"], rows)
 
 
-def zarr_commit(root: Path) -> list[list[str]]:
-    import zarr
-
-    a = zarr.create_array(str(root / "plain.zarr"), shape=(4096,), chunks=(64,), dtype="u1")
-    rng = np.random.default_rng(2)
-
-    def edit() -> None:
-        i = int(rng.integers(0, 64)) * 64
-        a[i : i + 64] = rng.integers(1, 255, 64, dtype="u1")
-
-    p50, p95 = repeated(edit, 50)
-    return [["plain zarr 3, 1 chunk", duration(p50), duration(p95), amount(64)]]
-
-
-def lmdb_commit(root: Path, keys: int) -> list[list[str]]:
-    import lmdb
-
-    env = lmdb.open(str(root / "lmdb"), map_size=1 << 34, sync=True)
-    with env.begin(write=True) as tx:
-        for i in range(keys):
-            tx.put(key(i) + b"\0\0\0\0", small(i))
-    rng = np.random.default_rng(3)
-
-    def edit() -> None:
-        with env.begin(write=True) as tx:
-            tx.put(key(int(rng.integers(0, keys))) + b"\0\0\0\1", os.urandom(20))
-
-    p50, p95 = repeated(edit, 100)
-    return [["LMDB, version in the key, 1 key", duration(p50), duration(p95), "in place"]]
-
-
-def icechunk_commit(root: Path, chunks: int) -> list[list[str]]:
-    import icechunk
-    import zarr
-
-    folder = root / "icechunk"
-    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder)))
-    session = repo.writable_session("main")
-    a = zarr.create_array(session.store, shape=(chunks * 8,), chunks=(8,), dtype="u1", compressors=None)
-    a[:] = np.random.default_rng(4).integers(1, 255, chunks * 8, dtype="u1")
-    session.commit("filled")
-    rng = np.random.default_rng(5)
-    before = files_and_bytes(folder)
-
-    def edit() -> None:
-        s = repo.writable_session("main")
-        b = zarr.open_array(s.store)
-        i = int(rng.integers(0, chunks)) * 8
-        b[i : i + 8] = rng.integers(1, 255, 8, dtype="u1")
-        s.commit("edit")
-
-    p50, p95 = repeated(edit, 10)
-    after = files_and_bytes(folder)
-    return [[f"icechunk, 1 of {chunks:,} chunks", duration(p50), duration(p95), amount((after[1] - before[1]) / 10)]]
-
-
-# ------------------------------------------------------------------ bulk writes
-
-def bulk_writer(url: str, worker: int, keys: int, page: int, started: object) -> None:
+def write_part(url: str, part: str, count: str) -> None:
+    """What one process of `bulk` does."""
     tree = Store.open(url).tree("bulk")
-    started.wait()  # type: ignore[attr-defined]
-    for start in range(0, keys, page):
-        items = [(struct.pack(">IQ", worker + 0x01000000, i), small(i)) for i in range(start, start + page)]
-        tree.update(lambda tx, items=items: tx.put_many(items))
+    n = int(count)
+    start = time.perf_counter()
+    value = b"v" * VALUE
+    for at in range(0, n, 100_000):
+        stop = min(at + 100_000, n)
+        tree.update(lambda tx, r=range(at, stop): tx.put_many((b"p%s-%09d" % (part.encode(), i), value) for i in r))
+    print(time.perf_counter() - start)
 
 
-def bulk(root: Path, keys: int) -> None:
+def bulk(folder: Path, count: int) -> None:
     rows = []
-    context = multiprocessing.get_context("spawn")
-    for workers in (1, 2, 4):
-        store = Store.create(str(root / f"bulk{workers}"))
+    for processes in (1, 2, 4):
+        store = Store.create(folder / f"bulk{processes}")
         store.create_tree("bulk")
-        barrier = context.Barrier(workers + 1)
-        jobs = [context.Process(target=bulk_writer, args=(store.url, w, keys, 20_000, barrier)) for w in range(workers)]
-        for j in jobs:
-            j.start()
-        barrier.wait()
-        with clock() as c:
-            for j in jobs:
-                j.join()
-        got = sum(1 for _ in store.tree("bulk").view().keys())
-        if got != keys * workers or any(j.exitcode for j in jobs):
-            raise SystemExit(f"bulk write lost keys: {got:,} of {keys * workers:,}")
-        rows.append([str(workers), f"{keys * workers / c.seconds:,.0f}/s", f"{keys / c.seconds:,.0f}/s"])
-    import lmdb
-
-    env = lmdb.open(str(root / "lmdb-bulk"), map_size=1 << 34)
-    with clock() as c:
-        for start in range(0, keys, 20_000):
-            with env.begin(write=True) as tx:
-                for i in range(start, start + 20_000):
-                    tx.put(key(i) + b"\0\0\0\0", small(i))
-    rows.append(["1 (LMDB)", f"{keys / c.seconds:,.0f}/s", f"{keys / c.seconds:,.0f}/s"])
-    table("Bulk write of 50-byte values, 20,000 keys a commit", ["processes", "keys", "keys a process"], rows,
-          f"{os.cpu_count()} cores: more processes than cores share them")
+        command = [sys.executable, __file__, "--write-part", store.url]
+        workers = [subprocess.Popen([*command, str(i), str(count)], stdout=subprocess.PIPE, text=True) for i in range(processes)]
+        seconds = [float(worker.communicate()[0]) for worker in workers]
+        total = processes * count / max(seconds)
+        rows.append([processes, f"{total:,.0f}/s", f"{total / processes:,.0f}/s"])
+    table(
+        f"Bulk write of {VALUE}-byte values into one tree, {os.cpu_count()} cores (target: 80,000 keys/s a process)",
+        ["processes", "together", "each"],
+        rows,
+    )
 
 
-# ------------------------------------------------------------------ diff, seal, gc
-
-def diffs(root: Path, keys: int) -> None:
-    store = Store.create(str(root / "diff"))
-    fill(store, "a", keys)
-    store.seal("a")
-    store.branch("a", "b")
-    changed = sorted({int(i) for i in np.random.default_rng(6).integers(0, keys, 100)})
-    store.tree("b").update(lambda tx: tx.put_many([(key(i), b"changed") for i in changed]))
-    a, b = store.tree("a").view(), store.tree("b").view()
-    with clock() as cold:
-        found = list(store.diff(a, b))
-    if len(found) != len(changed):
-        raise SystemExit(f"diff found {len(found)} of {len(changed)} changes")
-    with clock() as naive:
-        want = dict(a.scan())
-        full = [k for k, v in b.scan() if want.get(k) != v]
-    if len(full) != len(changed):
-        raise SystemExit("the naive comparison disagrees")
-    table(f"Diff of {len(changed)} changes in {keys:,} keys", ["how", "time"], [
-        ["structural, shared nodes skipped", duration(cold.seconds)], ["compare every key", duration(naive.seconds)]],
-        f"{naive.seconds / cold.seconds:.0f} times")
+def diffs(store: Store, name: str, changes: int) -> None:
+    tree, count, rng = store.tree(name), int(name[1:]), random.Random(3)
+    before = tree.view()
+    tree.update(lambda tx: tx.put_many((key(rng.randrange(count)), rng.randbytes(VALUE)) for _ in range(changes)))
+    after = tree.view()
+    found = len(list(store.diff(before, after)))
+    seconds = timed(lambda: list(store.diff(before, after)), 3)
+    whole = timed(lambda: [1 for a, b in zip(before.scan(), after.scan(), strict=True) if a != b])
+    rows = [["structural diff", found, nice(seconds), "1"], ["scan of both", found, nice(whole), f"{whole / seconds:.0f}"]]
+    table(f"Diff of {changes} changes in {count:,} keys", ["how", "changes", "time", "ratio"], rows)
 
 
-def seals(root: Path, edits: int) -> None:
-    folder = root / "seal"
-    store = Store.create(str(folder))
-    fill(store, "base", 100_000)
+def edits(folder: Path, count: int, base: int) -> None:
+    store = Store.create(folder / "edits")
+    fill(store, "base", base)
     store.seal("base")
-    store.gc(grace=0)
-    base = files_and_bytes(folder)
-    store.branch("base", "edits")
-    tree = store.tree("edits")
-    rng = np.random.default_rng(7)
-    with clock() as editing:
-        for _ in range(edits):
-            k, v = key(int(rng.integers(0, 100_000))), os.urandom(200)
-            tree.update(lambda tx, k=k, v=v: tx.put(k, v))
-    open_files = files_and_bytes(folder)
-    with clock() as sealing:
-        store.seal("edits")
-    with clock() as collecting:
-        store.gc(grace=0)
-    sealed = files_and_bytes(folder)
-    rows = [
-        ["before the edits", str(base[0]), amount(base[1]), ""],
-        [f"after {edits:,} single edits", f"{open_files[0]:,}", amount(open_files[1]), f"{editing.seconds / edits * 1e3:.2f} ms an edit"],
-        ["after seal and gc", f"{sealed[0]:,}", amount(sealed[1]), f"seal {duration(sealing.seconds)}, gc {duration(collecting.seconds)}"],
-        ["of which the version's own", f"{sealed[0] - base[0]:,}", amount(sealed[1] - base[1]), ""],
-    ]
-    table("Files and bytes on disk", ["state", "files", "bytes", "time"], rows)
+    store.gc(0)
+    start = usage(folder / "edits/data")
+    tree, rng = store.branch("base", "edited"), random.Random(4)
+    seconds = timed(lambda: [tree.update(lambda tx: tx.put(key(rng.randrange(base)), rng.randbytes(500))) for _ in range(count)])
+    rows = []
+
+    def row(what: str, spent: float) -> None:
+        files, nbytes = usage(folder / "edits/data")
+        rows.append([what, nice(spent), f"{files - start[0]:,}", f"{nbytes - start[1]:,}"])
+
+    row(f"{count:,} edits", seconds)
+    row("gc", timed(lambda: store.gc(0)))
+    row("seal", timed(lambda: store.seal("edited")))
+    row("gc", timed(lambda: store.gc(0)))
+    title = f"{count:,} single edits of 500 bytes on {base:,} keys (target: at most 10 files once sealed and swept)"
+    table(title, ["step", "time", "files beyond the base", "bytes"], rows)
+
+
+# ---- the neighbours --------------------------------------------------------------------------------------------------
+
+
+class Ours:
+    name = "dvid-dask store"
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store.create(folder)
+        self.tree = self.store.create_tree("v0")
+        self.version = 0
+
+    def load(self, n: int, chunk: bytes) -> None:
+        for at in range(0, n, 50_000):
+            self.tree.update(lambda tx, r=range(at, min(at + 50_000, n)): tx.put_many((key(i), chunk) for i in r))
+
+    def edit(self, i: int, chunk: bytes) -> None:
+        self.tree.update(lambda tx: tx.put(key(i), chunk))
+
+    def commit(self) -> None:
+        self.version += 1
+        self.tree = self.store.branch(f"v{self.version - 1}", f"v{self.version}")
+
+    def read(self, ids: list[int]) -> None:
+        view = self.tree.view()
+        for i in ids:
+            view.get(key(i))
+
+
+class Lmdb:
+    """Keys with a version at their end; a read finds the newest that is not newer than the one asked for (one branch)."""
+
+    name = "LMDB, versioned keys"
+
+    def __init__(self, folder: Path) -> None:
+        import lmdb
+
+        self.env = lmdb.open(str(folder), map_size=8 << 30)
+        self.version = 0
+
+    def _key(self, i: int) -> bytes:
+        return key(i) + (0xFFFFFFFF - self.version).to_bytes(4, "big")
+
+    def load(self, n: int, chunk: bytes) -> None:
+        with self.env.begin(write=True) as tx:
+            for i in range(n):
+                tx.put(self._key(i), chunk, append=True)
+
+    def edit(self, i: int, chunk: bytes) -> None:
+        with self.env.begin(write=True) as tx:
+            tx.put(self._key(i), chunk)
+
+    def commit(self) -> None:
+        self.version += 1
+
+    def read(self, ids: list[int]) -> None:
+        with self.env.begin() as tx, tx.cursor() as cursor:
+            for i in ids:
+                cursor.set_range(self._key(i))
+                cursor.value()
+
+
+class Zarr:
+    """A chunk a file; no versions and no transactions: the floor. A version would be a copy of all."""
+
+    name = "zarr3 on disk, unversioned"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _open(self, n: int, size: int) -> None:
+        import tensorstore as ts
+
+        metadata = {
+            "shape": [n * size],
+            "data_type": "uint8",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size]}},
+            "codecs": [{"name": "bytes"}],
+        }
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{self.folder}/"}, "metadata": metadata}
+        self.array = ts.open(spec, create=True, context=ts.Context()).result()
+        self.size = size
+
+    def load(self, n: int, chunk: bytes) -> None:
+        self._open(n, len(chunk))
+        data = np.frombuffer(chunk, np.uint8)
+        for at in range(0, n, 1_000):
+            stop = min(at + 1_000, n)
+            self.array[at * self.size : stop * self.size].write(np.tile(data, stop - at)).result()
+
+    def edit(self, i: int, chunk: bytes) -> None:
+        self.array[i * self.size : (i + 1) * self.size].write(np.frombuffer(chunk, np.uint8)).result()
+
+    def commit(self) -> None:
+        raise NotImplementedError
+
+    def read(self, ids: list[int]) -> None:
+        for i in ids:
+            self.array[i * self.size : (i + 1) * self.size].read().result()
+
+
+class Icechunk:
+    """Each edit a commit on the main branch; a version is a branch."""
+
+    name = "icechunk"
+
+    def __init__(self, folder: Path) -> None:
+        import icechunk
+
+        self.repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder)))
+        self.branch = "main"
+        self.version = 0
+
+    def load(self, n: int, chunk: bytes) -> None:
+        import zarr
+
+        session = self.repo.writable_session(self.branch)
+        self.size = len(chunk)
+        array = zarr.create_array(session.store, shape=(n * self.size,), chunks=(self.size,), dtype="u1", compressors=None)
+        for at in range(0, n, 10_000):
+            stop = min(at + 10_000, n)
+            array[at * self.size : stop * self.size] = np.tile(np.frombuffer(chunk, np.uint8), stop - at)
+        session.commit("load")
+
+    def edit(self, i: int, chunk: bytes) -> None:
+        import zarr
+
+        session = self.repo.writable_session(self.branch)
+        zarr.open_array(session.store)[i * self.size : (i + 1) * self.size] = np.frombuffer(chunk, np.uint8)
+        session.commit("edit")
+
+    def commit(self) -> None:
+        self.version += 1
+        self.repo.create_branch(f"v{self.version}", self.repo.lookup_branch(self.branch))
+        self.branch = f"v{self.version}"
+
+    def read(self, ids: list[int]) -> None:
+        import zarr
+
+        array = zarr.open_array(self.repo.readonly_session(self.branch).store, mode="r")
+        for i in ids:
+            array[i * self.size : (i + 1) * self.size]
+
+
+def neighbours(folder: Path, count: int, singles: int) -> None:
+    rows: list[list[object]] = []
+    ours: list[float] = []
+    rng = random.Random(5)
+    for kind in (Ours, Lmdb, Zarr, Icechunk):
+        place = folder / kind.name.split()[0].replace(",", "")
+        try:
+            system = kind(place)
+        except ImportError as error:
+            rows.append([kind.name, f"not installed ({error.name})", *[""] * 6])
+            continue
+        load = timed(lambda s=system: s.load(count, bytes(range(250)) * 2))
+        before = usage(place)
+        ids = [rng.randrange(count) for _ in range(singles)]
+        edit = statistics.median(timed(lambda s=system, i=i: s.edit(i, rng.randbytes(500))) for i in ids)
+        after = usage(place)
+        try:
+            version = timed(system.commit, 11)
+        except NotImplementedError:
+            version = float("nan")
+        ids = [rng.randrange(count) for _ in range(1_000)]
+        system.read(ids)
+        read = timed(lambda s=system, i=ids: s.read(i), 3) / len(ids)
+        numbers = [load, edit, version, read]
+        ours = ours or numbers
+        cells = [
+            f"{nice(number)} ({number / our:.2f})" if number == number else "copy of all"
+            for number, our in zip(numbers, ours, strict=True)
+        ]
+        # LMDB's map file has its full length from the start, but only what was written takes space
+        written = "in place" if kind is Lmdb else f"{max(0, after[1] - before[1]) / singles:,.0f}"
+        rows.append([kind.name, *cells, written, f"{after[0]:,}"])
+        shutil.rmtree(place, ignore_errors=True)
+    head = ["system", "load", "edit, durable", "new version", "read", "bytes an edit", "files"]
+    table(f"The same work on {count:,} chunks of 500 bytes, {singles} single edits (ratio to ours)", head, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller numbers, about a minute")
-    parser.add_argument("--only", default="", help="branches, depth, commits, bulk, diffs or seals")
-    args = parser.parse_args()
-    machine()
-    root = Path(tempfile.mkdtemp(prefix="dvid-dask-bench-"))
-    q = args.quick
-    parts = {
-        "branches": lambda: branches(root, [10_000, 100_000] if q else [10_000, 100_000, 1_000_000]),
-        "depth": lambda: depth(root, 20_000 if q else 100_000, [1, 10, 100] if q else [1, 100, 1000]),
-        "commits": lambda: commits(root, 100_000 if q else 1_000_000),
-        "bulk": lambda: bulk(root, 100_000 if q else 400_000),
-        "diffs": lambda: diffs(root, 100_000 if q else 1_000_000),
-        "seals": lambda: seals(root, 1_000 if q else 10_000),
-    }
-    start = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, half a minute")
+    parser.add_argument("--folder", help="where to put the stores; default: the system's temporary folder")
+    parser.add_argument("--write-part", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.write_part:
+        write_part(*arguments.write_part)
+        return
+    quick = arguments.quick
+    folder = Path(tempfile.mkdtemp(prefix="store-benchmark-", dir=arguments.folder))
     try:
-        for name, part in parts.items():
-            if not args.only or name == args.only:
-                part()
+        sizes = [10_000, 100_000] if quick else [10_000, 100_000, 1_000_000]
+        store = branches(folder, sizes)
+        largest = f"t{sizes[-1]}"
+        commits(store, folder / "branches", largest)
+        diffs(store, largest, 100)
+        bulk(folder, 100_000 if quick else 500_000)
+        depth(folder, 20_000 if quick else 100_000, [1, 30] if quick else [1, 100, 1_000])
+        edits(folder, 500 if quick else 10_000, sizes[-1])
+        neighbours(folder, 2_000 if quick else 100_000, 20 if quick else 100)
     finally:
-        shutil.rmtree(root, ignore_errors=True)
-    console.print(f"{time.perf_counter() - start:.0f} s")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
