@@ -2,13 +2,14 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['Box', 'DownresReport', 'IndexProblem']
+['Box', 'DownresReport', 'ExportReport']
 """
 
 from __future__ import annotations
 
 from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.downres import DownresReport, downres
+from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
@@ -17,6 +18,7 @@ from dvid_dask.ops.sources import Volume, open_volume
 __all__ = [
     "Box",
     "DownresReport",
+    "ExportReport",
     "IndexProblem",
     "IndexReport",
     "IngestPlan",
@@ -25,6 +27,7 @@ __all__ = [
     "Volume",
     "check_index",
     "downres",
+    "export",
     "ingest",
     "ingest_plan",
     "open_volume",

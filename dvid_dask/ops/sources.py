@@ -9,6 +9,7 @@ zarr 2 and 3, OME-Zarr, N5             path or URL of the array (of an OME-Zarr:
 neuroglancer precomputed               path or URL, ``precomputed://...`` or any other spelling of tensorstore
 anything tensorstore reads             its JSON spec, its URL with ``|``, or an open `tensorstore.TensorStore`
 HDF5                                   path and ``dataset=``, or ``path.h5:/dataset`` (needs the extra ``hdf5``)
+labelmap or image of this package      the instance at a version (supervoxels, full resolution)
 stack of TIFF, PNG or JPEG             glob, list of files, or one TIFF of many pages; local, or any URL of fsspec
 =====================================  ======================================================================
 
@@ -31,13 +32,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dvid_dask.datatypes.base import Datatype
+from dvid_dask.datatypes.imageblk import ImageBlk
+from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.ops.boxes import Box, Point
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Volume", "open_volume"]
+__all__ = ["Volume", "directory_url", "open_volume"]
 
 
 class Volume(ABC):
@@ -397,8 +401,7 @@ def _open_path(text: str, axes: Sequence[str] | None, select: Mapping[str, int])
         driver, rest = "", text
     if "|" in rest:
         return _Tensorstore(ts.Spec(rest).to_json(), text, axes, select)
-    url = rest if "://" in rest else Path(rest).resolve().as_uri()
-    kvstore = ts.KvStore.open(url.rstrip("/") + "/").result()
+    kvstore = ts.KvStore.open(directory_url(rest)).result()
     if not driver:
         driver = next((d for mark, d in _MARKS.items() if kvstore.read(mark).result().state == "value"), "")
     if not driver:
@@ -412,6 +415,18 @@ def _open_path(text: str, axes: Sequence[str] | None, select: Mapping[str, int])
         spec["kvstore"] = (kvstore / path).spec().to_json()
         axes = axes or named
     return _Tensorstore(spec, text, axes, select)
+
+
+def directory_url(path: str) -> str:
+    """A path or URL as the URL of a directory, with a slash at its end.
+
+    Examples
+    --------
+    >>> directory_url("/data/em"), directory_url("gs://bucket/em/")
+    ('file:///data/em/', 'gs://bucket/em/')
+    """
+    url = path if "://" in path else Path(path).resolve().as_uri()
+    return url.rstrip("/") + "/"
 
 
 def _ome_array(kvstore: Any) -> tuple[str, list[str] | None]:
@@ -605,6 +620,31 @@ def _open_images(given: str | Sequence[str]) -> Volume:
     return _Stack(paths, protocol)
 
 
+# ------------------------------------------------------------------ instances
+
+
+class _Instance(Volume):
+    """A labelmap's supervoxels or an image, at full resolution, in the state it has when this is made."""
+
+    def __init__(self, instance: Datatype) -> None:
+        if isinstance(instance, LabelMap):
+            array: Any = instance.array(supervoxels=True)
+            self._first = array.first
+        elif isinstance(instance, ImageBlk):
+            array = instance.pin()
+            self._first = Box.of(*(instance.extents or ((0, 0, 0), (0, 0, 0)))).start
+        else:
+            raise BadRequest(f"{instance.name!r} is a {instance.info.typename}: it holds no volume")
+        self._array = array
+        self.name = f"{instance.name!r} at version {instance.version.uuid[:12]}"
+        self.shape, self.dtype = _shape3(array.shape, self.name), np.dtype(array.dtype).newbyteorder("=")
+        self.chunks = instance.block_shape
+        self.identity = f"instance:{instance.info.data_uuid}:{instance.view().token}:{self.shape}"
+
+    def _read(self, box: Box) -> NDArray[Any]:
+        return _native(np.asarray(self._array[box.shift(self._first).slices()]))
+
+
 # ------------------------------------------------------------------ the door
 
 
@@ -671,6 +711,8 @@ def _open(source: Any, axes: list[str] | None, select: dict[str, int], dataset: 
         return _Tensorstore(source, str(source.get("driver", "tensorstore")), axes, select)
     if isinstance(source, (list, tuple)) and all(isinstance(p, (str, os.PathLike)) for p in source):
         return _open_images([os.fspath(p) for p in source])
+    if isinstance(source, Datatype):
+        return _Instance(source)
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     if kind.startswith("dask.array."):
         return _Dask(_arranged(source, axes, select))

@@ -1,0 +1,388 @@
+"""Export: an instance at a version as zarr 3, OME-Zarr or neuroglancer precomputed, with all its scales.
+
+=================  ==============================================================================================
+format             what is written
+=================  ==============================================================================================
+``zarr``           one zarr 3 array, full resolution
+``ome-zarr``       a zarr 3 group of arrays ``s0``, ``s1``, ... with OME-Zarr 0.5 ``multiscales`` metadata
+``precomputed``    a neuroglancer volume; labels as ``compressed_segmentation``
+=================  ==============================================================================================
+
+Zarr arrays begin at index 0, which is the first voxel of the extents: OME-Zarr says where that is by a translation,
+a plain array by its attribute ``offset`` (z, y, x). Chunks are the instance's blocks; zarr chunks lie in shards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
+from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap.arrays import VoxelArray
+from dvid_dask.errors import BadRequest, Conflict, NotSupported
+from dvid_dask.ops import job
+from dvid_dask.ops.boxes import Box, Point
+from dvid_dask.ops.bricks import Grid
+from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
+from dvid_dask.ops.progress import Progress
+from dvid_dask.ops.sources import directory_url
+from dvid_dask.ops.stored import block_shape, stored_scales
+from dvid_dask.store import Store, StoreNotFound
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype, Space
+
+__all__ = ["ExportReport", "export"]
+
+_FORMATS = ("zarr", "ome-zarr", "precomputed")
+_EDGE = 256
+_LEDGER = ".dvid-dask-export"
+_METRES = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "angstrom": 0.1, "meter": 1e9}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes
+    ----------
+    destination
+        Where it was written.
+    scales
+        Number of scales.
+    voxels
+        Voxels of all scales.
+    seconds
+        Time of this run.
+    """
+
+    destination: str
+    scales: int
+    voxels: int
+    seconds: float
+
+    def __str__(self) -> str:
+        amount = f"{self.voxels / 1e6:,.1f} Mvoxel in {self.scales} scales"
+        return f"wrote {amount} to {self.destination} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One scale: what is read and where it goes."""
+
+    scale: int
+    box: Box  # voxels of the scale
+    source: VoxelArray | PinnedImage
+    spec: str  # of the tensorstore to write, JSON
+
+    def open(self, *, create: bool = False) -> Any:
+        """The array to write as (z, y, x), beginning at 0."""
+        import tensorstore as ts
+
+        store = ts.open(json.loads(self.spec), create=create, open=True, read=True, write=True).result()
+        if store.rank == 4:  # x, y, z, channel
+            store = store[..., 0].transpose([2, 1, 0])
+        return store[ts.d[:].translate_to[0]]
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Copies a brick."""
+
+    ledger: ScratchLedger
+    phase: str
+    level: _Level
+    grid: Grid
+
+    def __call__(self, index: int) -> Result:
+        brick = self.grid.brick(index)
+        voxels = np.asarray(self.level.source[brick.shift(self.level.box.start).slices()])
+        self.level.open()[brick.slices()].write(voxels).result()
+        return self.ledger.commit(self.phase, index, lambda _, __: {})
+
+
+def export(
+    instance: Datatype,
+    destination: str,
+    *,
+    format: str = "ome-zarr",
+    scales: int | None = None,
+    supervoxels: bool = False,
+    client: Any = None,
+    progress: bool = True,
+) -> ExportReport:
+    """Write an instance at a version to another format, as a Dask graph; killed and started again it goes on.
+
+    All is read from one state of the version, also while others edit it.
+
+    Parameters
+    ----------
+    instance
+        A labelmap or an image of one channel, at any version.
+    destination
+        Path or URL (``file://``, ``gs://``, ``s3://``) of a directory that doesn't exist or is empty.
+    format
+        ``"zarr"``, ``"ome-zarr"`` or ``"precomputed"``.
+    scales
+        Coarser scales to write: by default all that are stored; none for ``"zarr"``.
+    supervoxels
+        Supervoxels instead of bodies.
+    client, progress
+        As for `ingest`.
+
+    Raises
+    ------
+    BadRequest
+        If the format is unknown, or the instance is empty or hasn't so many scales.
+    Conflict
+        If there is something at the destination.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import zarr
+    >>> import dvid_dask
+    >>> repo = dvid_dask.create("memory://").new_repo("fly")
+    >>> seg = repo.new_instance("labelmap", "segmentation", {"MaxDownresLevel": "1"})
+    >>> seg.write(np.full((64, 64, 64), 7, np.uint64), (0, 0, 64))
+    >>> folder = tempfile.mkdtemp() + "/seg.zarr"
+    >>> export(seg, folder, progress=False).scales
+    2
+    >>> group = zarr.open_group(folder, mode="r")
+    >>> group["s1"].shape, int(group["s1"][0, 0, 0])
+    ((32, 32, 32), 7)
+    """
+    began = time.monotonic()
+    if format not in _FORMATS:
+        raise BadRequest(f"format {format!r} is unknown: choose one of {', '.join(_FORMATS)}")
+    client = job.find_client(client)
+    job.check_reach(client, instance)
+    space = instance.view(0)
+    box = _extents(instance, space)
+    count = _count_scales(instance, space, format, scales)
+    url = directory_url(destination)
+    levels = [_level(instance, space, box, s, supervoxels, format, url) for s in range(count)]
+    name = job.job_name(
+        op="export",
+        instance=instance.info.data_uuid,
+        state=space.token,
+        specs=[level.spec for level in levels],
+        supervoxels=supervoxels,
+    )
+    ledger = _begin(url, name, levels, _metadata(instance, box, levels, format))
+    show = Progress(progress)
+    grids = [_grid(level, block_shape(instance)) for level in levels]
+    bricks = sum(g.count for g in grids)
+    total = sum(level.box.size for level in levels)
+    show.say(
+        f"export {instance.name!r} at version {instance.version.uuid[:12]} to {destination} ({format}): "
+        f"{count} scales, {total / 1e6:,.1f} Mvoxel in {bricks:,} bricks"
+    )
+    for level, grid in zip(levels, grids, strict=True):
+        phase = f"scale{level.scale}"
+        weights = [grid.brick(i).size for i in range(grid.count)]
+        copy = _Copy(ledger, phase, level, grid)
+        job.execute(LedgerPhase(ledger, phase, f"scale {level.scale}", weights, copy), client, show)
+    _end(url)
+    return ExportReport(destination, count, total, time.monotonic() - began)
+
+
+def _extents(instance: Datatype, space: Space) -> Box:
+    if isinstance(instance, ImageBlk):
+        if instance.layout.channels > 1:
+            raise NotSupported(f"{instance.name!r} has {instance.layout.channels} channels: images of one are exported")
+        held = instance.extents
+        if held is not None:
+            return Box.of(*held)
+    elif isinstance(instance, LabelMap):
+        extents = instance.extents()
+        if extents is not None:
+            return Box.of(extents.first, [v + 1 for v in extents.last])
+    else:
+        block_shape(instance)
+    raise BadRequest(f"{instance.name!r} is empty at version {instance.version.uuid}: there is nothing to export")
+
+
+def _count_scales(instance: Datatype, space: Space, format: str, scales: int | None) -> int:
+    stored = set(stored_scales(instance, space))
+    there = 1
+    while there in stored:
+        there += 1
+    if format == "zarr":
+        if scales:
+            raise BadRequest("format 'zarr' is one array; 'ome-zarr' has scales")
+        return 1
+    if scales is None:
+        return there
+    if not 0 <= scales < there:
+        raise BadRequest(f"{instance.name!r} has {there - 1} coarser scales, not {scales}; `downres` makes them")
+    return scales + 1
+
+
+def _level(instance: Datatype, space: Space, box: Box, scale: int, supervoxels: bool, format: str, url: str) -> _Level:
+    here = box.at_scale(scale)
+    source: VoxelArray | PinnedImage
+    if isinstance(instance, LabelMap):
+        last = [v - 1 for v in here.stop]
+        source = VoxelArray(space, instance.layout, scale, supervoxels, here.start, last)
+    elif isinstance(instance, ImageBlk):
+        extents = instance.extents
+        if extents is None:
+            raise BadRequest(f"{instance.name!r} is empty")
+        source = PinnedImage(instance, space, scale, extents.at_scale(scale))
+    else:
+        raise NotSupported(f"{instance.name!r} is a {instance.info.typename}")
+    make = _precomputed_spec if format == "precomputed" else _zarr_spec
+    path = url if format != "ome-zarr" else f"{url}s{scale}/"
+    return _Level(scale, here, source, json.dumps(make(instance, here, scale, path), sort_keys=True))
+
+
+def _dtype(instance: Datatype) -> str:
+    return "uint64" if isinstance(instance, LabelMap) else np.dtype(instance.dtype).name  # type: ignore[attr-defined]
+
+
+def _whole(block: Point) -> Point:
+    """A brick: as many blocks as fit."""
+    z, y, x = (b * max(1, _EDGE // b) for b in block)
+    return z, y, x
+
+
+def _zarr_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, Any]:
+    block, dtype = block_shape(instance), _dtype(instance)
+    size = np.dtype(dtype).itemsize
+    blosc = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle" if size > 1 else "noshuffle", "typesize": size}
+    inner = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "blosc", "configuration": {**blosc, "blocksize": 0}},
+    ]
+    return {
+        "driver": "zarr3",
+        "kvstore": url,
+        "metadata": {
+            "shape": list(box.shape),
+            "data_type": dtype,
+            "fill_value": 0,
+            "dimension_names": ["z", "y", "x"],
+            "attributes": {"offset": list(box.start)},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(_whole(block))}},
+            "codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": list(block), "codecs": inner}}],
+        },
+    }
+
+
+def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, Any]:
+    labels = isinstance(instance, LabelMap)
+    size = [v * 2**scale for v in _nanometres(instance)]
+    meta: dict[str, Any] = {
+        "size": list(box.shape[::-1]),
+        "voxel_offset": list(box.start[::-1]),
+        "chunk_size": list(block_shape(instance)[::-1]),
+        "resolution": size[::-1],
+        "key": "_".join(f"{v:g}" for v in size[::-1]),
+        "encoding": "compressed_segmentation" if labels else "raw",
+    }
+    if labels:
+        meta["compressed_segmentation_block_size"] = [8, 8, 8]
+    return {
+        "driver": "neuroglancer_precomputed",
+        "kvstore": url,
+        "multiscale_metadata": {
+            "type": "segmentation" if labels else "image",
+            "data_type": _dtype(instance),
+            "num_channels": 1,
+        },
+        "scale_metadata": meta,
+    }
+
+
+def _units(instance: Datatype) -> list[str]:
+    """Units of z, y, x in the singular, as OME-Zarr writes them."""
+    return [u.rstrip("s") for u in instance.voxel_units]  # type: ignore[attr-defined]
+
+
+def _nanometres(instance: Datatype) -> list[float]:
+    sizes = instance.voxel_size  # type: ignore[attr-defined]
+    return [float(s) * _METRES.get(u, 1.0) for s, u in zip(sizes, _units(instance), strict=True)]
+
+
+def _metadata(instance: Datatype, box: Box, levels: Sequence[_Level], format: str) -> bytes | None:
+    """The group's ``zarr.json`` of an OME-Zarr."""
+    if format != "ome-zarr":
+        return None
+    size = [float(v) for v in instance.voxel_size]  # type: ignore[attr-defined]
+    datasets = []
+    for level in levels:
+        step = 2**level.scale
+        # the centre of a coarse voxel lies between those of the fine ones it stands for
+        first = [(a * step + (step - 1) / 2) * s for a, s in zip(level.box.start, size, strict=True)]
+        datasets.append(
+            {
+                "path": f"s{level.scale}",
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [s * step for s in size]},
+                    {"type": "translation", "translation": first},
+                ],
+            }
+        )
+    labels = isinstance(instance, LabelMap)
+    ome: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": instance.name,
+                "axes": [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", _units(instance), strict=True)],
+                "datasets": datasets,
+                "type": "majority" if labels else "mean",
+            }
+        ],
+    }
+    if labels:
+        ome["image-label"] = {}
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=1).encode()
+
+
+def _grid(level: _Level, block: Point) -> Grid:
+    """Bricks as seen from the first voxel: that is where chunks begin."""
+    return Grid(0, 0, _whole(block), block, Box.of_shape(level.box.shape))
+
+
+def _begin(url: str, name: str, levels: Sequence[_Level], metadata: bytes | None) -> ScratchLedger:
+    """Make the arrays, or go on with an export of the same that was interrupted."""
+    import tensorstore as ts
+
+    place = ts.KvStore.open(url).result()
+    try:
+        store = Store.open(url + _LEDGER)
+    except StoreNotFound:
+        if place.list().result():
+            raise Conflict(f"{url} is not empty: give another destination, or remove it") from None
+        store = Store.create(url + _LEDGER)
+    if any(t.startswith("scratch-") and t != f"scratch-{name}" for t in store.trees()):
+        raise Conflict(f"{url} holds an unfinished export of something else: give another destination, or remove it")
+    ledger = ScratchLedger(store, name)
+    ledger.begin({"op": "export"})
+    if metadata is not None:
+        place.write("zarr.json", metadata).result()
+    for level in levels:
+        level.open(create=True)
+    return ledger
+
+
+def _end(url: str) -> None:
+    """Remove the ledger."""
+    import tensorstore as ts
+
+    ledger = ts.KvStore.open(url + _LEDGER + "/").result()
+    ledger.delete_range(ts.KvStore.KeyRange()).result()
+    if url.startswith("file://"):
+        import shutil
+        from urllib.parse import unquote, urlsplit
+
+        shutil.rmtree(unquote(urlsplit(url).path) + _LEDGER, ignore_errors=True)
