@@ -271,6 +271,13 @@ class _Merger:
         ]
 
 
+def _parent(repo: Repo, selector: str) -> Version:
+    try:
+        return repo[selector]
+    except UnknownVersion:
+        return repo.datastore[selector]  # found elsewhere, it is refused with better words
+
+
 def merge(
     repo: Repo,
     parents: Sequence[str | Version],
@@ -290,7 +297,7 @@ def merge(
         raise BadRequest(f"a note is a string, not {note!r}")
     if isinstance(parents, str) or len(parents) < 2:
         raise BadRequest(f"a merge needs two parents or more, not {parents!r}")
-    versions = [p if isinstance(p, Version) else repo.datastore[p] for p in parents]
+    versions = [p if isinstance(p, Version) else _parent(repo, p) for p in parents]
     for version in versions:
         if version.repo != repo:
             raise BadRequest(f"version {version.uuid} belongs to another repository than {repo.root}: can't merge it")
