@@ -341,9 +341,11 @@ class ImageBlk(Datatype):
         shape: tuple[int, int, int],
         scale: int,
         mask: BlockMask | None = None,
+        *,
+        cached: bool = False,
     ) -> NDArray[Any]:
         layout = self.layout
-        array = layout.open(space, scale)
+        array = layout.open(space, scale, cached=cached)
         if array is None:
             return np.zeros((*shape, *layout.tail), self.dtype)
         out: NDArray[Any] = array[slices(offset, shape)].read(order="C").result()
@@ -394,7 +396,9 @@ class ImageBlk(Datatype):
         """
         offset, shape = check_box(offset, shape)
         layout, space = self.layout, self.view()
-        array = layout.open(space, check_scale(scale))
+        # where not even one row of blocks fits, blocks are needed again
+        thin = slab_bytes < shape[1] * shape[2] * layout.block[0] * layout.voxel_bytes
+        array = layout.open(space, check_scale(scale), cached=thin)
         return self._slabs(space, array, layout, offset, shape, scale, mask, slab_bytes)
 
     def _slabs(
@@ -452,7 +456,9 @@ class ImageBlk(Datatype):
         shape = [1, 1, 1]
         for axis, length in zip(axes, size, strict=True):
             shape[2 - axis] = length
-        box = self.read_box(offset, shape, scale, mask=mask)
+        first, lengths = check_box(offset, shape)
+        # the next slice mostly goes through the same blocks
+        box = self._read(self.view(), first, lengths, check_scale(scale), mask, cached=True)
         (normal,) = {0, 1, 2} - {2 - axis for axis in axes}
         return box.squeeze(axis=normal)
 
@@ -462,7 +468,7 @@ class ImageBlk(Datatype):
         Blocks never stored count as background.
         """
         layout, space = self.layout, self.view()
-        array = layout.open(space, 0)
+        array = layout.open(space, 0, cached=True)
         out = np.empty((plane.height, plane.width, *layout.tail), self.dtype)
         row = 0
         for grid in plane.rows(_PLANE_POINTS):

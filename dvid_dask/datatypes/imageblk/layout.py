@@ -36,7 +36,16 @@ if TYPE_CHECKING:
 
     from dvid_dask.versions.space import Space, TxSpace
 
-__all__ = ["EXTENTS_KEY", "INT32_MAX", "INT32_MIN", "JPEG_QUALITY", "MAX_JPEG_SIDE", "MAX_SCALES", "Layout"]
+__all__ = [
+    "CACHE_BYTES",
+    "EXTENTS_KEY",
+    "INT32_MAX",
+    "INT32_MIN",
+    "JPEG_QUALITY",
+    "MAX_JPEG_SIDE",
+    "MAX_SCALES",
+    "Layout",
+]
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 ORIGIN = 5_000_000_000
@@ -45,6 +54,9 @@ MAX_SCALES = 32
 JPEG_QUALITY = 80
 MAX_JPEG_SIDE = 65500
 """What the JPEG library takes."""
+
+CACHE_BYTES = 1 << 28
+"""Decoded blocks that a process keeps for slices."""
 
 # Up to this many blocks are looked up one by one; beyond, the keys of the box's z range are walked through.
 _LOOKUPS = 1 << 17
@@ -119,14 +131,24 @@ class Layout(msgspec.Struct, frozen=True):
         """What describes the array of a scale; None where the scale isn't there."""
         return space.get(self.metadata_key(scale))
 
-    def open(self, space: Space | TxSpace, scale: int) -> Any | None:
-        """The array of a scale in voxel coordinates (z, y, x[, channel]); None where the scale isn't there."""
-        metadata = self.metadata(space, scale)
-        return None if metadata is None else self._open(space.kvstore, scale, metadata)
+    def open(self, space: Space | TxSpace, scale: int, *, cached: bool = False) -> Any | None:
+        """The array of a scale in voxel coordinates (z, y, x[, channel]); None where the scale isn't there.
 
-    def _open(self, kvstore: Any, scale: int, metadata: bytes) -> Any:
-        spec, steps = _spec(self, metadata)
-        array = ts.open(spec, kvstore=kvstore / self._folder(scale), open=True, assume_metadata=True).result()
+        Parameters
+        ----------
+        space, scale
+            What to open.
+        cached
+            Keep decoded blocks for the next array of the same pinned state: for reads that come back to the blocks they
+            touched, as slices do. At most `CACHE_BYTES` in all of the process.
+        """
+        metadata = self.metadata(space, scale)
+        return None if metadata is None else self._open(space.kvstore, scale, metadata, cached)
+
+    def _open(self, kvstore: Any, scale: int, metadata: bytes, cached: bool = False) -> Any:
+        spec, steps = _spec(self, metadata, cached)
+        more = {"context": _cache()} if cached else {}
+        array = ts.open(spec, kvstore=kvstore / self._folder(scale), open=True, assume_metadata=True, **more).result()
         for step in steps:
             array = array[step]
         return array
@@ -283,6 +305,12 @@ def _origin(layout: Layout) -> list[int]:
 
 
 @functools.cache
+def _cache() -> Any:
+    """The process's cache of decoded blocks."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+@functools.cache
 def _zarr_json(layout: Layout) -> bytes:
     size = np.dtype(layout.dtype).itemsize
     if size == 1:
@@ -347,12 +375,15 @@ def _codec_name(metadata: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _spec(layout: Layout, metadata: bytes) -> tuple[Any, tuple[Any, ...]]:
+def _spec(layout: Layout, metadata: bytes, cached: bool) -> tuple[Any, tuple[Any, ...]]:
     """What to open, and the steps that turn it into z, y, x from the signed origin."""
     known = msgspec.json.decode(metadata)
+    # a pinned state doesn't change: what is cached of it needs no second look
+    kept = {"recheck_cached_data": False} if cached else {}
     if layout.jpeg:
         scale = known["scales"][0]
         spec = {
+            **kept,
             "driver": "neuroglancer_precomputed",
             "multiscale_metadata": {"type": "image", "data_type": layout.dtype, "num_channels": 1},
             "scale_metadata": {k: v for k, v in scale.items() if k != "chunk_sizes"}
@@ -362,6 +393,6 @@ def _spec(layout: Layout, metadata: bytes) -> tuple[Any, tuple[Any, ...]]:
         }
         # in two steps: an ellipsis behind a transposition crashes tensorstore 0.1.86
         return ts.Spec(spec), (ts.d["channel"][0], ts.d["z", "y", "x"].transpose[:])
-    spec = {"driver": "zarr3", "metadata": known, "store_data_equal_to_fill_value": True}
+    spec = {**kept, "driver": "zarr3", "metadata": known, "store_data_equal_to_fill_value": True}
     shift = [-n for n in known["attributes"]["origin"]]
     return ts.Spec(spec), (ts.d["z", "y", "x"].translate_by[shift[0], shift[1], shift[2]],)
