@@ -62,7 +62,10 @@ def get_heartbeat(request: Request) -> Response:
 
 @silent.get("/api/load")
 def get_load(request: Request) -> Response:
-    """What the server did in the last second, as JSON; ``?u=`` as for heartbeat."""
+    """What the server did in the last second, as JSON; ``?u=`` as for heartbeat.
+
+    Value bytes are those of bodies, file bytes those of the local disk. What has no counterpart here is 0.
+    """
     load = request.server.load.last_second()
     config = request.server.config
     return json(

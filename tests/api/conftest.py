@@ -82,17 +82,17 @@ class Process:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def raw(self, data, *, shut=True, timeout=30):
-        """Send bytes, return all that comes back until the server closes (or falls silent for a second)."""
+    def raw(self, data, *, leave=False):
+        """Send bytes and return what comes back until the server closes; or leave at once."""
         with self.connect() as sock:
-            sock.sendall(data)
-            if shut:
-                sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(timeout)
+            # a server that has seen enough may answer and close before all is sent
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data)
             out = b""
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                while chunk := sock.recv(65536):
-                    out += chunk
+            if not leave:
+                with contextlib.suppress(ConnectionError):
+                    while chunk := sock.recv(65536):
+                        out += chunk
             return out
 
     def terminate(self):

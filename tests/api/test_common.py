@@ -70,7 +70,9 @@ def test_mutations_of_versions(client, kv, repo):
         assert client.request(method, f"/api/node/{third}/kv/mutations").status_code == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"[1,2]", b"[1,2,3,4]", b'["1","2","3"]', b"[0,1,1]", b"[1,1,1e39]", b"[1,1,-1]"])
+@pytest.mark.parametrize(
+    "body", [b"", b"[1,2]", b"[1,2,3,4]", b'["1","2","3"]', b"[0,1,1]", b"[1,1,1e39]", b"[1,1,-1]"]
+)
 def test_resolutions_that_are_refused(client, repo, body):
     path = client.instance(repo, "labelblk", "blk")
     assert client.post(f"{path}/resolution", content=body).status_code == 400

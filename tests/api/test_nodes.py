@@ -101,7 +101,8 @@ def test_a_given_uuid_is_taken_once(client, repo):
 
 
 @pytest.mark.parametrize(
-    "selector", ["x" * 10_000, "~", ":~", "a:b:c", "{repo}:master~-1", "{repo}:master~99", "{repo}:~x", "{repo}^1", "%20"]
+    "selector",
+    ["x" * 10_000, "~", ":~", "a:b:c", "{repo}:master~-1", "{repo}:master~99", "{repo}:~x", "{repo}^1", "%20"],
 )
 def test_absurd_selectors(client, kv, repo, selector):
     for path in ("note", "kv/keys", "nosuch/keys"):

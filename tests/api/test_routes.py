@@ -43,7 +43,12 @@ def test_every_endpoint_of_the_specification_is_routed():
     with open(SHARED / "spec/endpoints-server.csv") as f:
         for row in csv.DictReader(f):
             path, method, name = row["path"].partition("[")[0], row["method"], row["id"]
-            if row["scope"] not in ("server", "repos", "repo", "node") or method not in ("GET", "HEAD", "POST", "DELETE"):
+            if row["scope"] not in ("server", "repos", "repo", "node") or method not in (
+                "GET",
+                "HEAD",
+                "POST",
+                "DELETE",
+            ):
                 continue
             routed = any(table.find(method, path) for table in TABLES)
             # what the reference itself can't reach or has removed
