@@ -29,6 +29,8 @@ from .responses import Stream, empty
 from .state import ServerState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from starlette.types import Receive, Scope, Send
 
     from dvid_dask.versions import Datastore
@@ -134,8 +136,14 @@ class Dispatch:
     def at_instance(self, request: Request) -> Response:
         """Runs in a thread: a request at a data instance."""
         try:
-            response = self.ready(instances.answer(request))  # type: ignore[arg-type]
+            response = instances.answer(request)  # type: ignore[arg-type]
+            if isinstance(response, Stream):
+                response.chunks = followed(response.chunks, request.close)
+            else:
+                request.close()
+            response = self.ready(response)
         except Exception as error:
+            request.close()
             response = error_response(error, request.scope)
         if self.state.config.allow_timing:
             response.headers["Timing-Allow-Origin"] = "*"
@@ -203,3 +211,9 @@ class Dispatch:
             if default.is_file():
                 return FileResponse(default)
         return None
+
+
+def followed(chunks: Iterator[bytes], end: Callable[[], None]) -> Iterator[bytes]:
+    """The chunks; `end` is called when the last is made, so that a client that has it all finds its slot free."""
+    yield from chunks
+    end()

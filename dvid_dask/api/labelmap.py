@@ -54,7 +54,8 @@ face = Face(
     planned=("split-supervoxel", "split", "fvdb", "proximity", "map-stats"),
 )
 
-Label = Annotated[int, msgspec.Meta(ge=0, le=UINT64_MAX)]
+_Labels: Any = list[Annotated[int, msgspec.Meta(ge=0)]] | None
+_Points: Any = list[list[int]] | None
 Handler = Callable[[Call], "Response"]
 
 MAX_INDICES = 50_000
@@ -126,7 +127,10 @@ def json_body(call: Call) -> bytes:
 
 def labels_of(data: bytes) -> list[int]:
     """A JSON list of labels; null is an empty one."""
-    return decode_json(data, list[Label] | None) or []  # type: ignore[arg-type, return-value]
+    labels: list[int] = decode_json(data, _Labels) or []
+    if max(labels, default=0) > UINT64_MAX:
+        raise BadRequest("labels must be below 2**64")
+    return labels
 
 
 def who(call: Call) -> dict[str, Any]:
@@ -371,7 +375,7 @@ def get_labels(call: Call) -> Response:
     Options ``scale``, ``supervoxels=true`` and ``hash``, the MD5 of the body.
     """
     scale = scale_of(call)
-    points = decode_json(json_body(call), list[list[int]] | None) or []  # type: ignore[arg-type]
+    points = decode_json(json_body(call), _Points) or []
     found = of(call).labels_at(points_array(points), scale, supervoxels=call.flag("supervoxels"))
     return json(found.tolist())
 

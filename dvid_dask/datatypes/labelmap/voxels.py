@@ -131,7 +131,8 @@ def iter_blocks(
 ) -> Iterator[tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]]:
     """Coordinate (z, y, x), label block and table of bodies of each block that exists."""
     for coords, blocks, tables in mapped_blocks(space, layout, mapping, scale, block_zyx):
-        yield from zip(coords.tolist(), blocks, tables, strict=True)
+        coordinates = ((z, y, x) for z, y, x in coords.tolist())
+        yield from zip(coordinates, blocks, tables, strict=True)
 
 
 def iter_box(
@@ -146,9 +147,11 @@ def iter_box(
     """`read_box` in consecutive pieces of at most about `SLAB_BYTES`, in voxel order."""
     (oz, oy, ox), (nz, ny, nx) = offset_zyx, shape_zyx
     for z, dz in _cuts(oz, nz, layout.block_shape[0], SLAB_BYTES // (8 * ny * nx)):
-        rows = SLAB_BYTES // (8 * dz * nx) if dz == 1 else ny
-        for y, dy in _cuts(oy, ny, layout.block_shape[1], rows):
-            yield read_box(space, layout, mapping, (z, y, ox), (dz, dy, nx), scale, seen)
+        if dz > 1:
+            yield read_box(space, layout, mapping, (z, oy, ox), (dz, ny, nx), scale, seen)
+            continue
+        for y, dy in _cuts(oy, ny, layout.block_shape[1], SLAB_BYTES // (8 * nx)):
+            yield read_box(space, layout, mapping, (z, y, ox), (1, dy, nx), scale, seen)
 
 
 def _cuts(offset: int, size: int, block: int, most: int) -> Iterator[tuple[int, int]]:
