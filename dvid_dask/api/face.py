@@ -195,23 +195,32 @@ class Body:
         TooBusy
             Other requests fill the memory set aside for bodies.
         """
+        (whole,) = self.parts(count, max(count, 1)) if count else (memoryview(b""),)
+        return whole
+
+    def parts(self, count: int, size: int) -> Iterator[memoryview]:
+        """As :meth:`exactly`, in buffers of ``size`` bytes, the last one shorter. The length is checked at once."""
         if self.length is not None and self.length - self._taken != count:
             raise BadRequest(f"the body has {self.length - self._taken} bytes, but {count} are expected")
         if count > self.limit:
             raise BadRequest(f"the body of {count} bytes is longer than the {self.limit} that are taken here")
         if not self._ended:
             self._reserve(count)
-        out = memoryview(bytearray(count))
-        at = 0
-        while at < count:
-            part = self.read(min(count - at, 1 << 20))
-            if not part:
-                raise BadRequest(f"the body ends after {at} bytes, but {count} are expected")
-            out[at : at + len(part)] = part
-            at += len(part)
-        if self.read(1):
-            raise BadRequest(f"the body goes on after the {count} bytes that are expected")
-        return out
+        return self._parts(count, size)
+
+    def _parts(self, count: int, size: int) -> Iterator[memoryview]:
+        for begin in range(0, count, size):
+            out = memoryview(bytearray(min(size, count - begin)))
+            at = 0
+            while at < len(out):
+                part = self.read(min(len(out) - at, 1 << 20))
+                if not part:
+                    raise BadRequest(f"the body ends after {begin + at} bytes, but {count} are expected")
+                out[at : at + len(part)] = part
+                at += len(part)
+            if begin + size >= count and self.read(1):
+                raise BadRequest(f"the body goes on after the {count} bytes that are expected")
+            yield out
 
     def _reserve(self, count: int) -> None:
         if self._budget is not None:

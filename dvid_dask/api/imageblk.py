@@ -223,9 +223,20 @@ def post_raw(call: Call) -> Response:
     instance.check_whole_blocks(zyx(offset), zyx(size))
     mask = _region(call)
     call.throttled()
-    voxels = _array(call.body.exactly(nbytes), instance, zyx(size))
-    instance.write(zyx(offset), voxels, aligned=True, mask=mask, user=call.user, app=call.app, force=call.force)
+    slabs = _slabs(call, instance, nbytes, zyx(offset), zyx(size))
+    instance.write_slabs(zyx(offset), zyx(size), slabs, mask=mask, user=call.user, app=call.app, force=call.force)
     return empty()
+
+
+def _slabs(
+    call: Call, instance: ImageBlk, nbytes: int, offset: Sequence[int], shape: Sequence[int]
+) -> Iterator[NDArray[Any]]:
+    """The body as slabs, read while the one before is being compressed."""
+    # all but the last are equally thick
+    first, stop = instance.write_cuts(offset, shape)[0]
+    plane = nbytes // shape[0]
+    for part in call.body.parts(nbytes, (stop - first) * plane):
+        yield _array(part, instance, (len(part) // plane, *shape[1:]))
 
 
 def _array(body: memoryview, instance: ImageBlk, shape: Sequence[int]) -> NDArray[Any]:

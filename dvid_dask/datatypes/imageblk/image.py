@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -666,15 +667,80 @@ class ImageBlk(Datatype):
         given = self._check_voxels(voxels)
         layout = self.layout
         offset, shape = check_box(offset, given.shape[:3])
+        if is_aligned(layout, offset, shape):
+            # slab by slab, so that what is compressed of one is put together while the next one is being worked on
+            slabs = (given[a - offset[0] : b - offset[0]] for a, b in self.write_cuts(offset, shape))
+            self.write_slabs(offset, shape, slabs, mask=mask, user=user, app=app, force=force)
+            return
         if aligned or mask is not None:
             check_aligned(layout, offset, shape)
-        whole = is_aligned(layout, offset, shape)
-        encoded = self._encode(self.view(), offset, given, 0, mask) if whole else None
         extents = to_extents(offset, shape)
 
         def change(m: Mutation, space: TxSpace) -> None:
             layout.create(space, 0)
-            space.put_many(self._patched(space, offset, given) if encoded is None else encoded)
+            space.put_many(self._patched(space, offset, given))
+            self.grow_extents(space, *extents)
+            self._record(m, "post-raw", extents)
+
+        self.mutate(change, user=user, app=app, force=force)
+
+    def write_cuts(self, offset: Sequence[int], shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Where to cut a box of whole blocks along z for `write_slabs`."""
+        layout = self.layout
+        plane = shape[1] * shape[2] * layout.voxel_bytes
+        thick = max(layout.block[0], SLAB_BYTES // plane)
+        return list(cuts(offset[0], offset[0] + shape[0], layout.block[0], thick))
+
+    def write_slabs(
+        self,
+        offset: Sequence[int],
+        shape: Sequence[int],
+        slabs: Iterable[NDArray[Any]],
+        *,
+        mask: BlockMask | None = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """Write a box of whole blocks that comes in slabs along z, in one commit; otherwise as `write`.
+
+        A slab is compressed while the next one comes; what is held is two slabs and all that is compressed.
+
+        Parameters
+        ----------
+        offset, shape
+            The box, z, y, x.
+        slabs
+            Consecutive parts of it, each of whole blocks, as `write_cuts` has them. An error on the way changes
+            nothing.
+        """
+        self.check_open(force)
+        layout = self.layout
+        offset, shape = check_box(offset, shape)
+        check_aligned(layout, offset, shape)
+        extents = to_extents(offset, shape)
+        view = self.view()
+        encoded: list[tuple[bytes, bytes]] = []
+        at = offset[0]
+        with ThreadPoolExecutor(1) as pool:
+            behind: Future[list[tuple[bytes, bytes]]] | None = None
+            for slab in slabs:
+                voxels = self._check_voxels(slab)
+                depth = len(voxels)
+                if voxels.shape[1:3] != shape[1:] or depth % layout.block[0] or at + depth > extents.stop[0]:
+                    raise BadRequest(f"a slab of {voxels.shape} voxels doesn't continue a box of {shape} at z {at}")
+                if behind is not None:
+                    encoded += behind.result()
+                behind = pool.submit(self._encode, view, (at, offset[1], offset[2]), voxels, 0, mask)
+                at += depth
+            if behind is not None:
+                encoded += behind.result()
+        if at != extents.stop[0]:
+            raise BadRequest(f"the slabs end at z {at}, the box at {extents.stop[0]}")
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            layout.create(space, 0)
+            space.put_many(encoded)
             self.grow_extents(space, *extents)
             self._record(m, "post-raw", extents)
 
