@@ -99,7 +99,7 @@ def configuration_keys() -> Iterator[tuple[str, str, str]]:
 
 def _kind(kind: Any) -> str:
     schema = msgspec.json.schema(kind)
-    options = [s for s in schema.get("anyOf", [schema]) if s.get("type") != "null"][0]
+    options = next(s for s in schema.get("anyOf", [schema]) if s.get("type") != "null")
     if "enum" in options:
         return " or ".join(f"`{value!r}`" for value in options["enum"])
     if options.get("type") == "array":

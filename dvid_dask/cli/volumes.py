@@ -1,4 +1,4 @@
-"""``dvid-dask ingest`` and ``dvid-dask export``: volumes in and out, as Dask graphs."""
+"""Commands on whole volumes, as Dask graphs: ingest, export, coarser scales, check of the label index."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import typer
 
 import dvid_dask
-from dvid_dask.cli.console import StoreArgument, find_repo, find_version, open_store, say
+from dvid_dask.cli.console import Selector, StoreArgument, find_repo, find_version, open_store, say
 from dvid_dask.errors import BadRequest, UnknownVersion
 from dvid_dask.store import StoreNotFound
 from dvid_dask.versions import Datastore, Version
 
-__all__ = ["export", "ingest"]
+__all__ = ["check_index", "downres", "export", "ingest"]
 
 Workers = Annotated[
     int, typer.Option(help="Worker processes on this machine; 0 works in threads of this process.", min=0)
@@ -111,26 +111,74 @@ def ingest(
     say(str(report))
 
 
+InstanceArgument = Annotated[
+    str, typer.Argument(metavar="INSTANCE", help="Name of the data instance.", show_default=False)
+]
+
+
 def export(
     store: StoreArgument,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to read.", show_default=False)],
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Data instance to read.", show_default=False)],
+    version: Selector,
+    instance: InstanceArgument,
     destination: Annotated[
-        str, typer.Argument(metavar="DESTINATION", help="Path or URL to write to.", show_default=False)
+        str,
+        typer.Argument(metavar="DESTINATION", help="Path or URL of a folder that is new or empty.", show_default=False),
     ],
     format: Annotated[str, typer.Option(help="zarr, ome-zarr or precomputed.")] = "ome-zarr",
-    scales: Annotated[int | None, typer.Option(help="Coarser scales to write.", min=0, show_default=False)] = None,
+    scales: Annotated[
+        int | None, typer.Option(help="Coarser scales to write.  [default: all there are]", min=0, show_default=False)
+    ] = None,
+    supervoxels: Annotated[bool, typer.Option("--supervoxels", help="Supervoxels instead of bodies.")] = False,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
-    """Write a data instance out for other programs."""
+    """Write a volume out for other programs. A run that was killed goes on when started again."""
     from dvid_dask import ops
 
     source = find_version(open_store(store, read_only=True), version)[instance]
-    settings = {} if scales is None else {"scales": scales}
     with _client(workers, scheduler):
-        report = ops.export(source, destination, format=format, **settings)
+        report = ops.export(source, destination, format=format, scales=scales, supervoxels=supervoxels)
     say(str(report))
+
+
+def downres(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    from_scale: Annotated[int, typer.Option(help="Scale to start from.", min=0)] = 0,
+    scales: Annotated[
+        int | None,
+        typer.Option(help="Coarsest scale to write.  [default: the instance's last]", min=1, show_default=False),
+    ] = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Compute the coarser scales of a volume from a finer one."""
+    from dvid_dask import ops
+
+    target = find_version(open_store(store), version)[instance]
+    with _client(workers, scheduler):
+        report = ops.downres(target, from_scale=from_scale, scales=scales, app="dvid-dask downres")
+    say(str(report))
+
+
+def check_index(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what differs.")] = False,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Count all voxels of a labelmap and compare its label index; exit status 1 where it differs."""
+    from dvid_dask import ops
+
+    target = find_version(open_store(store), version)[instance]
+    with _client(workers, scheduler):
+        report = ops.check_index(target, repair=repair, app="dvid-dask check-index")
+    say(str(report))
+    if not (report.ok or report.repaired):
+        raise typer.Exit(1)
 
 
 def _open_or_create(store: str, create: bool) -> Datastore:

@@ -55,8 +55,8 @@ def draw(gray: npt.NDArray[np.uint8], sides: Sequence[Side], z: int, path: str |
         _draw_neurons(low, side, z)
         figure.text(left + 0.004, 0.968, side.title, color=INK, fontsize=19, weight="bold", va="center")
         figure.text(left + 0.004, 0.937, side.subtitle, color=FAINT, fontsize=13, va="center")
-    caption = f"slice z = {z}, and the edited neurons in the space around it"
-    figure.text(0.988, 0.968, caption, color=FAINT, fontsize=11, ha="right", va="center")
+    caption = f"slice z = {z}"
+    figure.text(0.988, 0.937, caption, color=FAINT, fontsize=11, ha="right", va="center")
     figure.savefig(path, facecolor=BACKGROUND, pil_kwargs={"optimize": True}, metadata={"Software": None})
     plt.close(figure)
 
@@ -88,23 +88,41 @@ def _draw_slice(axes: Axes, gray: npt.NDArray[np.uint8], side: Side) -> None:
         if mask.max() > 0.5:
             rows, columns = (np.arange(n) + 0.5 for n in mask.shape)
             axes.contour(columns, rows, mask, levels=[0.5], colors=[EDITED[number]], linewidths=2.2)
-    height, width = side.slice.shape
+    taken = np.isin(side.slice, list(side.colours))
     for words, y, x in side.marks:
-        aside = 0.16 * width if x < 0.6 * width else -0.16 * width
-        above = -0.12 * height if y > 0.4 * height else 0.12 * height
+        at = _free_place(taken, words, y, x)
         axes.annotate(
             words,
             (x, y),
-            (x + aside, y + above),
+            at[::-1],
             color=INK,
             fontsize=13,
             weight="bold",
             ha="center",
             va="center",
-            bbox={"boxstyle": "round,pad=0.35", "facecolor": BACKGROUND, "edgecolor": "none", "alpha": 0.82},
+            bbox={"boxstyle": "round,pad=0.35", "facecolor": BACKGROUND, "edgecolor": "none", "alpha": 0.86},
             arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 1},
         )
     _bare(axes)
+
+
+def _free_place(taken: npt.NDArray[np.bool_], words: str, y: float, x: float) -> tuple[float, float]:
+    """A place (y, x) for words near a point, where they hide least of what matters; marks it as taken."""
+    height, width = taken.shape
+    half_y, half_x = 0.035 * height, (0.03 + 0.0095 * len(words)) * width
+    best, hidden = (y, x), np.inf
+    for distance in (0.16, 0.21, 0.27, 0.34):
+        for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
+            cy, cx = y + distance * height * np.sin(angle), x + distance * width * np.cos(angle)
+            low, left, high, right = cy - half_y, cx - half_x, cy + half_y, cx + half_x
+            if low < 2 or left < 2 or high > height - 2 or right > width - 2:
+                continue
+            cost = float(taken[int(low) : int(high), int(left) : int(right)].sum()) + 300 * distance
+            if cost < hidden:
+                best, hidden = (cy, cx), cost
+    cy, cx = best
+    taken[int(max(0, cy - half_y)) : int(cy + half_y), int(max(0, cx - half_x)) : int(cx + half_x)] = True
+    return best
 
 
 def _draw_neurons(axes: Axes, side: Side, z: int) -> None:

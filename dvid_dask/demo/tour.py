@@ -316,9 +316,7 @@ def _served(store: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "dvid_dask.cli", "serve", str(store), "--port", "0"]
     with (
         tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
-        ) as server,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True) as server,
     ):
         try:
             line = server.stdout.readline() if server.stdout else ""

@@ -92,8 +92,9 @@ def test_the_configuration_is_read_and_unknown_keys_warned_of(store, tmp_path):
     config.write_text('[server]\nnote = "hello"\ncorsDomains = ["*"]\nnonsense = 3\n')
     with served(store, "--config", str(config)) as (url, server):
         assert ask(f"{url}/api/server/note") == (200, b"hello")
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/heartbeat", headers={"Origin": "http://x.org"})) as r:
-            assert r.headers["Access-Control-Allow-Origin"] == "*"
+        request = urllib.request.Request(f"{url}/api/heartbeat", headers={"Origin": "http://x.org"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
         server.send_signal(signal.SIGTERM)
         assert "server.nonsense is unknown" in server.stderr.read()
 

@@ -35,7 +35,8 @@ def test_ingest_makes_what_is_missing(cli, labels, tmp_path):
 def test_ingest_at_an_offset_of_a_crop(cli, labels, store):
     path, volume = labels
     cli("node", "new-instance", store, "master", "labelmap", "seg")
-    cli("ingest", path, store, "-i", "seg", "--offset", "64,0,-64", "--crop", "0,10,20:64,70,90", "--label-offset", "5000")
+    where = ("--offset", "64,0,-64", "--crop", "0,10,20:64,70,90")
+    cli("ingest", path, store, "-i", "seg", *where, "--label-offset", "5000")
     seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
     assert np.array_equal(seg.read((-64, 0, 64), (70, 60, 64)), volume[20:90, 10:70, 0:64] + 5000)
 
@@ -81,3 +82,25 @@ def test_what_can_not_be_ingested_says_why(cli, labels, store, arguments, status
 
 def test_a_missing_source_says_so(cli, store, tmp_path):
     assert "nothing.zarr" in cli("ingest", tmp_path / "nothing.zarr", store, "-i", "seg", "--create", code=1).err
+
+
+def test_export_and_ingest_again(cli, labels, store, tmp_path):
+    path, volume = labels
+    cli("ingest", path, store, "-i", "seg", "--create")
+    cli("export", store, "master", "seg", tmp_path / "out.zarr", "--format", "zarr")
+    cli("ingest", tmp_path / "out.zarr", store, "-i", "again", "--create", "--dtype", "uint64")
+    again = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["again"]
+    assert np.array_equal(again.read((0, 0, 0), volume.shape), volume)
+    assert "format" in cli("export", store, "master", "seg", tmp_path / "x", "--format", "nosuch", code=1).err
+
+
+def test_scales_and_index(cli, labels, store):
+    path, volume = labels
+    cli("node", "new-instance", store, "master", "labelmap", "seg", "MaxDownresLevel=1")
+    cli("ingest", path, store, "-i", "seg", "--scales", "0")
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert not seg.read((0, 0, 0), (32, 32, 32), scale=1).any()
+    cli("downres", store, "master", "seg")
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert seg.read((0, 0, 0), (16, 15, 25), scale=1).all()
+    assert "the index is exact" in cli("check-index", store, "master", "seg").out
