@@ -4,16 +4,18 @@ For each key that the parents disagree on, a parent's value *loses* to another's
 ancestor and the other's is not: the other changed it since. Values that lose to nobody are what remains; one value is
 the result, none (all deleted) is no key, several are a conflict. Deleting loses to changing.
 
-Common ancestors are the maximal ones of each pair of parents, so diamonds, criss-cross merges and parents that were
-branched at different places come out as DVID's lookup through the DAG has them: a change on one side beats the
-unchanged value seen from the other, whatever the order of the parents.
+Common ancestors are the maximal ones of each pair of parents, so diamonds and parents that were branched at different
+places come out as DVID's lookup through the DAG has them: a change on one side beats the unchanged value seen from the
+other, whatever the order of the parents. After criss-cross merges two parents have several such ancestors and may each
+have the value of another one; only then is it looked up where in the history the values were set (`Origins`).
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
     from dvid_dask.store import Store, Transaction, View
     from dvid_dask.versions.repo import Repo
+    from dvid_dask.versions.state import RepoState
     from dvid_dask.versions.version import Version
 
 __all__ = ["Conflicts", "KeyConflict", "merge"]
@@ -123,7 +126,12 @@ class Plan:
         self._bases = bases
         self._parents = parents
 
-    def decide(self, values: Sequence[bytes | None], at_bases: Mapping[int, bytes | None]) -> _Decision:
+    def decide(
+        self,
+        values: Sequence[bytes | None],
+        at_bases: Mapping[int, bytes | None],
+        older: Callable[[int, int], int | None],
+    ) -> _Decision:
         """Settle a key.
 
         Parameters
@@ -132,6 +140,9 @@ class Plan:
             Per parent; None for no such key.
         at_bases
             Value at each common ancestor, by version id.
+        older
+            Asked for two parents that both have an ancestor's value, which takes several common ancestors: the one
+            whose value is older than the other's, or None.
         """
         losers: set[int] = set()
         for (i, j), bases in self._bases.items():
@@ -143,6 +154,10 @@ class Plan:
                 losers.add(i)
             elif j_old and not i_old:
                 losers.add(j)
+            elif i_old and j_old:
+                loser = older(i, j)
+                if loser is not None:
+                    losers.add(loser)
         remaining = [n for n in range(self._parents) if n not in losers]
         first: dict[bytes, int] = {}
         for n in remaining:
@@ -154,6 +169,53 @@ class Plan:
         return _Decision(next(iter(first), None))
 
 
+class Origins:
+    """Where the value of one key was set: looked up through the history, for criss-cross merges.
+
+    A version's value was set where its parent's was if it is the same; at a merge, where those parents' were that gave
+    it by the rule; else at the version itself. Of a key that never was, nowhere.
+    """
+
+    def __init__(self, state: RepoState, get: Callable[[int], bytes | None]) -> None:
+        self._state = state
+        self._get = get
+        self._found: dict[int, frozenset[int]] = {}
+        self._above: dict[int, set[int]] = {}
+
+    def older(self, a: int, b: int) -> int | None:
+        """Which of two versions' values was set above where the other's was; None if neither."""
+        for vid in sorted(self._state.ancestors(a, b)):  # parents come before children
+            if vid not in self._found:
+                self._found[vid] = self._origin(vid)
+        if self._below(self._found[a], self._found[b]):
+            return a
+        return b if self._below(self._found[b], self._found[a]) else None
+
+    def _below(self, old: frozenset[int], new: frozenset[int]) -> bool:
+        """True when each of `old` lies above one of `new`."""
+        return old != new and all(any(o != n and o in self._ancestors(n) for n in new) for o in old)
+
+    def _ancestors(self, vid: int) -> set[int]:
+        if vid not in self._above:
+            self._above[vid] = self._state.ancestors(vid)
+        return self._above[vid]
+
+    def _origin(self, vid: int) -> frozenset[int]:
+        parents = self._state.nodes[vid].parents
+        value = self._get(vid)
+        if not parents:
+            return frozenset() if value is None else frozenset({vid})
+        values = {p: self._get(p) for p in parents}
+        remaining = [
+            p for p in parents if not any(self._below(self._found[p], self._found[q]) for q in parents if q != p)
+        ]
+        given = {values[p] for p in remaining} - {None}
+        natural = next(iter(given)) if len(given) == 1 else None
+        if value != natural or len(given) > 1:
+            return frozenset({vid})
+        return frozenset().union(*(self._found[p] for p in remaining if values[p] == value))
+
+
 class _Merger:
     def __init__(self, repo: Repo, parents: Sequence[Version], resolve: Sequence[InstanceInfo]) -> None:
         self.store: Store = repo.datastore.store
@@ -161,6 +223,7 @@ class _Merger:
         self.uuids = [p.uuid for p in parents]
         state = repo.state()
         ids = [p.id for p in parents]
+        self._state, self._ids = state, ids
         pairs = list(itertools.combinations(range(len(ids)), 2))
         bases = {(i, j): state.merge_bases(ids[i], ids[j]) for i, j in pairs}
         self.plan = Plan(bases, len(ids))
@@ -168,10 +231,9 @@ class _Merger:
         self.base_uuids = {b: state.nodes[b].uuid for found in bases.values() for b in found}
         self.views: list[View] = [p.tree().view(0) for p in parents]
         by_id = dict(zip(ids, self.views, strict=True))
-        tree = repo.datastore.tree
-        self.base_views: dict[int, View] = {
-            b: by_id[b] if b in by_id else tree(state.nodes[b].tree).view(0) for b in self.base_uuids
-        }
+        self._tree = repo.datastore.tree
+        #: of parents and common ancestors, and of others as they are needed
+        self._views = by_id
         self.instances: dict[bytes, Datatype] = {i.prefix: parents[0].instance(i) for i in state.instances.values()}
         self.resolved = {i.prefix for i in resolve}
         self.conflicts = 0
@@ -207,10 +269,11 @@ class _Merger:
 
         for keys in self._differing():
             columns = [view.get_many(keys) for view in self.views]
-            at_bases = {b: view.get_many(keys) for b, view in self.base_views.items()}
+            at_bases = {b: self._view(b).get_many(keys) for b in self.base_uuids}
             for n, key in enumerate(keys):
                 values = [column[n] for column in columns]
-                decision = self.plan.decide(values, {b: column[n] for b, column in at_bases.items()})
+                old = {b: column[n] for b, column in at_bases.items()}
+                decision = self.plan.decide(values, old, partial(self._older, key))
                 result = decision.value
                 if decision.between:
                     result, settled = self._settle(key, decision.between, values, at_bases, n)
@@ -226,6 +289,16 @@ class _Merger:
                     pending, size = {}, 0
         if pending:
             tree.update(flush)
+
+    def _older(self, key: bytes, i: int, j: int) -> int | None:
+        origins = Origins(self._state, lambda vid: self._view(vid).get(key))
+        older = origins.older(self._ids[i], self._ids[j])
+        return None if older is None else self._ids.index(older)
+
+    def _view(self, vid: int) -> View:
+        if vid not in self._views:
+            self._views[vid] = self._tree(self._state.nodes[vid].tree).view(0)
+        return self._views[vid]
 
     def _settle(
         self,

@@ -9,7 +9,7 @@ import itertools
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import dvid_dask
 from dvid_dask.errors import DvidError, LockedVersion
@@ -17,7 +17,7 @@ from dvid_dask.errors import DvidError, LockedVersion
 from .conftest import sound
 from .dvid_model import TOMBSTONE, Model, Node
 
-KEYS = st.sampled_from(["a", "b", "c", "d"])
+KEYS = st.sampled_from(["a", "b", "c"])
 
 
 class History(RuleBasedStateMachine):
@@ -32,52 +32,21 @@ class History(RuleBasedStateMachine):
         self.model.nodes[root.id] = Node([], "")
         self.serial = itertools.count()
 
-    def pick(self, data, locked: bool):
-        ids = [v for v, n in self.model.nodes.items() if n.locked == locked]
-        return data.draw(st.sampled_from(ids)) if ids else None
+    def any_version(self, data) -> int:
+        return data.draw(st.sampled_from(sorted(self.versions)))
 
-    def has(self, locked: bool) -> bool:
-        return any(n.locked == locked for n in self.model.nodes.values())
+    def open_version(self, data) -> int:
+        found = sorted(v for v, n in self.model.nodes.items() if not n.locked)
+        return data.draw(st.sampled_from(found)) if found else self.child_of(self.any_version(data), "branch")
 
-    @rule(data=st.data(), key=KEYS)
-    def put(self, data, key):
-        v = self.pick(data, locked=False)
-        if v is None:
-            return
-        value = b"%d" % next(self.serial)
-        self.versions[v]["kv"].put(key, value)
-        self.model.nodes[v].entries[key] = value
+    def committed(self, v: int) -> int:
+        if not self.model.nodes[v].locked:
+            self.versions[v].commit()
+            self.model.nodes[v].locked = True
+        return v
 
-    @rule(data=st.data(), keys=st.sets(KEYS, min_size=1))
-    def put_many(self, data, keys):
-        v = self.pick(data, locked=False)
-        if v is None:
-            return
-        values = {k: b"%d" % next(self.serial) for k in keys}
-        self.versions[v]["kv"].put_many(values)
-        self.model.nodes[v].entries.update(values)
-
-    @rule(data=st.data(), key=KEYS)
-    def delete(self, data, key):
-        v = self.pick(data, locked=False)
-        if v is None:
-            return
-        self.versions[v]["kv"].delete(key)
-        self.model.nodes[v].entries[key] = TOMBSTONE
-
-    @rule(data=st.data())
-    def commit(self, data):
-        v = self.pick(data, locked=False)
-        if v is None:
-            return
-        self.versions[v].commit()
-        self.model.nodes[v].locked = True
-
-    @precondition(lambda self: self.has(True))
-    @rule(data=st.data(), kind=st.sampled_from(["newversion", "branch", "tag"]))
-    def child(self, data, kind):
-        v = self.pick(data, locked=True)
-        node = self.model.nodes[v]
+    def child_of(self, v: int, kind: str) -> int:
+        node = self.model.nodes[self.committed(v)]
         parent = self.versions[v]
         name = f"b{next(self.serial)}"
         if kind == "newversion":
@@ -86,7 +55,7 @@ class History(RuleBasedStateMachine):
                 made = parent.newversion()
             except DvidError:
                 assert taken
-                return
+                return v
             assert not taken
             self.model.nodes[made.id] = Node([v], node.branch)
         elif kind == "branch":
@@ -96,12 +65,29 @@ class History(RuleBasedStateMachine):
             made = parent.tag(name)
             self.model.nodes[made.id] = Node([v], f"tag-{name}", locked=True)
         self.versions[made.id] = made
+        return made.id
 
-    @precondition(lambda self: sum(n.locked for n in self.model.nodes.values()) > 1)
-    @rule(data=st.data())
-    def merge(self, data):
-        ids = [v for v, n in self.model.nodes.items() if n.locked]
-        parents = data.draw(st.lists(st.sampled_from(ids), min_size=2, max_size=3, unique=True))
+    @rule(data=st.data(), changes=st.dictionaries(KEYS, st.booleans(), min_size=1))
+    def write(self, data, changes):
+        v = self.open_version(data)
+        kv, entries = self.versions[v]["kv"], self.model.nodes[v].entries
+        values = {k: b"%d" % next(self.serial) for k, keep in changes.items() if keep}
+        kv.put_many(values)
+        entries.update(values)
+        for key in changes.keys() - values.keys():
+            kv.delete(key)
+            entries[key] = TOMBSTONE
+
+    @rule(data=st.data(), kind=st.sampled_from(["newversion", "branch", "branch", "tag"]))
+    def child(self, data, kind):
+        self.child_of(self.any_version(data), kind)
+
+    @rule(data=st.data(), count=st.sampled_from([2, 2, 3]))
+    def merge(self, data, count):
+        some = st.lists(st.sampled_from(sorted(self.versions)), min_size=count, max_size=count, unique=True)
+        if len(self.versions) < count:
+            return
+        parents = [self.committed(v) for v in data.draw(some)]
         made = self.repo.merge([self.versions[p] for p in parents])
         self.versions[made.id] = made
         conflicts = self.model.merge(made.id, parents)
@@ -109,10 +95,9 @@ class History(RuleBasedStateMachine):
         assert len(made.conflicts) == len(conflicts)
         assert bool(made.log) == bool(conflicts)
 
-    @precondition(lambda self: self.has(True))
     @rule(data=st.data(), key=KEYS)
     def write_to_a_committed_version(self, data, key):
-        v = self.pick(data, locked=True)
+        v = self.committed(self.any_version(data))
         try:
             self.versions[v]["kv"].put(key, b"no")
         except LockedVersion:

@@ -177,6 +177,30 @@ def test_criss_cross(ds, repo):
     sound(ds)
 
 
+def test_criss_cross_over_a_conflict(repo):
+    """Both sides have the value of one of their two common ancestors: the conflict's absence is the newer one."""
+    root = repo["master"]
+    repo.new_instance("keyvalue", "kv")
+    root.commit()
+    left, right = root.newversion(), root.new_branch("right")
+    for n, v in enumerate((left, right)):
+        v["kv"]["k"] = b"%d" % n
+        v.commit()
+    plain = root.new_branch("plain")
+    plain.commit()
+    conflict = repo.merge([root, left, right])
+    conflict.commit()
+    aside = repo.merge([plain, left])
+    aside.commit()
+    both = repo.merge([plain, conflict])
+    both.commit()
+    assert (conflict["kv"].get("k"), aside["kv"].get("k")) == (None, b"0")
+    assert len(repo.state().merge_bases(both.id, aside.id)) == 2
+    for order in ([both, aside], [aside, both]):
+        assert repo.merge(order)["kv"].get("k") is None
+        assert not repo.merge(order).conflicts
+
+
 def test_resolve_gives_the_first_parent_that_changed_the_key(ds, repo):
     base = {"base": b"r", "inherited": b"r", "gone": b"r"}
     repo.new_instance("keyvalue", "free")
