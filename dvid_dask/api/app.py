@@ -29,8 +29,6 @@ from .responses import Stream, empty
 from .state import ServerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from starlette.types import Receive, Scope, Send
 
     from dvid_dask.versions import Datastore
@@ -123,9 +121,16 @@ class Dispatch:
             request.close()
 
     @staticmethod
-    def ready(response: Response) -> Response:
-        """A streamed answer with its first piece at hand: until then errors have a status."""
-        if isinstance(response, Stream):
+    def ready(request: Request, response: Response) -> Response:
+        """The answer, with the first piece of a streamed one at hand: until then errors have a status.
+
+        What the request holds is released when its work is done, not when the answer is out: a client that has all of
+        it must find its throttle slot free.
+        """
+        if not isinstance(response, Stream):
+            request.close()
+        else:
+            response.at_end = request.close
             try:
                 response.start()
             except BaseException:
@@ -136,12 +141,7 @@ class Dispatch:
     def at_instance(self, request: Request) -> Response:
         """Runs in a thread: a request at a data instance."""
         try:
-            response = instances.answer(request)  # type: ignore[arg-type]
-            if isinstance(response, Stream):
-                response.chunks = followed(response.chunks, request.close)
-            else:
-                request.close()
-            response = self.ready(response)
+            response = self.ready(request, instances.answer(request))  # type: ignore[arg-type]
         except Exception as error:
             request.close()
             response = error_response(error, request.scope)
@@ -152,10 +152,11 @@ class Dispatch:
     def elsewhere(self, request: Request) -> Response:
         """Runs in a thread: any other request."""
         try:
-            return self.ready(self.route(request))
+            return self.ready(request, self.route(request))
         except Unrouted as error:
             return self.options(request) or self.static(request) or error_response(error, request.scope)
         except Exception as error:
+            request.close()
             return error_response(error, request.scope)
 
     def route(self, request: Request) -> Response:
@@ -211,9 +212,3 @@ class Dispatch:
             if default.is_file():
                 return FileResponse(default)
         return None
-
-
-def followed(chunks: Iterator[bytes], end: Callable[[], None]) -> Iterator[bytes]:
-    """The chunks; `end` is called when the last is made, so that a client that has it all finds its slot free."""
-    yield from chunks
-    end()

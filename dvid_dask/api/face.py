@@ -355,8 +355,8 @@ class Request:
     def throttled(self) -> AbstractContextManager[None]:
         """Take one of the server's slots for heavy work, where the client asks so (``throttle=on`` or ``true``).
 
-        The slot is held until the last byte of the answer is out, also after the ``with`` block: a streamed answer does
-        its work then.
+        The slot is held until the work is done, for a streamed answer until its last chunk is made, also after the
+        ``with`` block.
 
         Raises
         ------
@@ -369,7 +369,7 @@ class Request:
         return contextlib.nullcontext()
 
     def at_end(self, callback: Callable[[], None]) -> None:
-        """Call this once the answer is out, or can't be."""
+        """Call this once the work of the request is done."""
         self._at_end.append(callback)
 
     def close(self) -> None:

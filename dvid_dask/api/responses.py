@@ -99,7 +99,8 @@ class Stream(Response):
     """A response whose body is pulled from a synchronous iterable.
 
     The server (:mod:`dvid_dask.api.app`) calls :meth:`start` in a worker thread, then the response itself on the event
-    loop, then :meth:`close` in a worker thread, whatever happened between.
+    loop, then :meth:`close` in a worker thread, whatever happened between. ``at_end`` is called once the last chunk is
+    made.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Stream(Response):
             self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
         self.chunks: Iterator[bytes] = iter(chunks)
         self.first = b""
+        self.at_end: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Pull the first piece, so that an error there still gets a status."""
@@ -132,6 +134,9 @@ class Stream(Response):
             size += len(chunk)
             if size >= PIECE or time.monotonic() > deadline:
                 break
+        else:
+            if self.at_end is not None:
+                self.at_end()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:

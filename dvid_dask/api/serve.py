@@ -88,7 +88,9 @@ def _run(datastore: Datastore, config: ServerConfig, host: str, port: int, annou
     """Serve until told to stop; returns whether all requests could finish."""
     app = create_app(datastore, config)
     listener = _listen(host, port)
-    options = uvicorn.Config(app, http=_protocol(), log_config=None, access_log=False, server_header=False)
+    options = uvicorn.Config(
+        app, http=_protocol(), lifespan="off", log_config=None, access_log=False, server_header=False
+    )
     server = Server(app.state.server, options)
     bound_host, bound_port = listener.getsockname()[:2]
     app.state.server.listening = f"{bound_host}:{bound_port}"
@@ -192,7 +194,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.state.available:
             # asked twice
-            self.broke_off = self.force_exit = self.should_exit = True
+            self.broke_off = self.state.in_flight > 0
+            self.force_exit = self.should_exit = True
             return
         self.state.available = False
         log.info("%s: finishing %d requests", signal.Signals(sig).name, self.state.in_flight)

@@ -102,6 +102,16 @@ def test_an_error_in_the_middle_breaks_the_connection():
         conn.close()
 
 
+def test_the_end_is_told_before_the_last_piece_goes_out():
+    said = []
+    pulled = responses.stream(iter([bytes(responses.PIECE), b"last"]))
+    pulled.at_end = lambda: said.append("end")
+    assert len(pulled.pull()) == responses.PIECE
+    assert not said
+    assert pulled.pull() == b"last"
+    assert said
+
+
 def test_small_chunks_are_sent_together():
     pulled = responses.stream(iter([b"ab"] * 1000))
     assert pulled.pull() == b"ab" * 1000

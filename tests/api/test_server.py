@@ -68,6 +68,9 @@ def test_settings_change_the_slots(client, kv):
     assert answer.text == "throttle was 1, is 2\n"
     assert client.get(f"{kv}/mutations?throttle=true").status_code == 200
     throttle.give_back()
+    # one after the other, a client never stands in its own way
+    for path in (f"{kv}/mutations", f"{kv}/keys") * 20:
+        assert client.get(f"{path}?throttle=on").status_code == 200
     for bad in ({"throttle": 3}, {"throttle": "x"}, {"gc": "1.5"}, {"gc": "5", "throttle": []}):
         assert client.post("/api/server/settings", params=ADMIN, json=bad).status_code == 400
     assert throttle.limit == 2
