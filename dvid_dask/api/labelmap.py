@@ -310,7 +310,8 @@ class VoxelBody:
 
     def __init__(self, call: Call, compression: str, nbytes: int) -> None:
         self.nbytes, self.taken = nbytes, 0
-        body, self._read = call.body, call.body.read
+        body = call.body
+        self._read: Callable[[int], bytes] = body.read
         if compression == "" and body.length is not None and body.length != nbytes:
             raise BadRequest(f"the body has {body.length} bytes; a box of this size has {nbytes}")
         if compression == "gzip":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Layout", "blocks_in_box", "compress", "decompress", "existing_blocks", "read_blocks"]
 
@@ -74,7 +74,7 @@ def decompress(value: bytes, layout: Layout) -> bytes:
 
 
 def read_blocks(
-    space: Space, layout: Layout, scale: int, block_zyx: ArrayLike
+    space: AnySpace, layout: Layout, scale: int, block_zyx: ArrayLike
 ) -> Iterator[tuple[NDArray[np.int32], list[bytes]]]:
     """The label blocks that exist among those asked for, in batches and in the order asked.
 
@@ -98,7 +98,9 @@ def blocks_in_box(start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int32
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def existing_blocks(space: Space, scale: int, start: Sequence[int], stop: Sequence[int]) -> Iterator[NDArray[np.int32]]:
+def existing_blocks(
+    space: AnySpace, scale: int, start: Sequence[int], stop: Sequence[int]
+) -> Iterator[NDArray[np.int32]]:
     """Coordinates of blocks in [start, stop) in batches; of a large box only those stored, in Morton order.
 
     A box of few blocks is returned as it is, whether its blocks are stored or not.

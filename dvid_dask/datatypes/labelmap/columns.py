@@ -86,7 +86,7 @@ def _unpack(buf: NDArray[np.uint8], table: NDArray[np.uint64]) -> bool:
     for c in range(table.shape[0]):
         if p + 9 > buf.size:
             return False
-        width = np.int64(buf[U(p)])
+        width = int(buf[U(p)])
         if width > 8:
             return False
         low = np.uint64(0)

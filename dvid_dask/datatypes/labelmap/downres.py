@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from dvid_dask.datatypes.base import Space, TxSpace
+    from dvid_dask.datatypes.base import TxSpace
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["build_scale", "children_of", "update_scales"]
 
@@ -90,7 +91,7 @@ def build_scale(space: TxSpace, layout: Layout, scale: int, block_zyx: ArrayLike
             space.put(key, value)
 
 
-def rebuilt(space: Space, layout: Layout, scale: int, block_zyx: ArrayLike) -> Iterable[tuple[bytes, bytes | None]]:
+def rebuilt(space: AnySpace, layout: Layout, scale: int, block_zyx: ArrayLike) -> Iterable[tuple[bytes, bytes | None]]:
     """Key and stored value of each block as `build_scale` makes it; None where no finer block is."""
     parents = np.asarray(block_zyx, np.int32).reshape(-1, 3)
     for a in range(0, len(parents), 32):

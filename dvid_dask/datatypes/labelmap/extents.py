@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from dvid_dask.datatypes.base import Space, TxSpace
+    from dvid_dask.datatypes.base import TxSpace
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Extents", "grow_extents", "max_label", "raise_max_label", "read_extents", "set_extents", "united"]
 
@@ -46,7 +47,7 @@ class Extents:
         return Extents.of(np.minimum(self.first, other.first), np.maximum(self.last, other.last))
 
 
-def read_extents(space: Space) -> Extents | None:
+def read_extents(space: AnySpace) -> Extents | None:
     """Extents of this version, or None."""
     value = space.get(keys.EXTENTS)
     return None if value is None else msgspec.json.decode(value, type=Extents)
@@ -65,7 +66,7 @@ def grow_extents(space: TxSpace, extents: Extents) -> None:
         set_extents(space, new)
 
 
-def max_label(space: Space) -> int:
+def max_label(space: AnySpace) -> int:
     """The largest label of this version, 0 if there is none. Versions start with their parent's."""
     values = space.get_many([keys.max_label(slot) for slot in range(keys.MAX_LABEL_SLOTS)])
     return max((int.from_bytes(v, "big") for v in values if v is not None), default=0)

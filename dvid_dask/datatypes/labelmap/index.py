@@ -21,7 +21,7 @@ import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, fi
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from dvid_dask.datatypes.base import Space, TxSpace
+    from dvid_dask.datatypes.base import TxSpace
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Box", "Header", "Index", "Stamp", "Supervoxels", "write_new_bodies"]
 
@@ -257,7 +258,7 @@ class Index:
         A pinned view for reading, or the space of a transaction for `update` and the like.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self._space = space
 
     def header(self, body: int) -> Header | None:
@@ -474,7 +475,7 @@ class Index:
         space = self._space
         if not hasattr(space, "put"):
             raise TypeError("this label index is open for reading; changes need the space of a transaction")
-        return space  # type: ignore[return-value]
+        return cast("TxSpace", space)
 
     def update(self, body: int, changes: Rows, *, stamp: Stamp | None = None, surface: int | None = None) -> Header:
         """Set counts of (block, supervoxel) pairs of a body; a count of 0 removes the pair.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from dvid_dask.datatypes.base import Space, TxSpace
+    from dvid_dask.datatypes.base import TxSpace
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Mapping", "set_mapping"]
 
@@ -45,7 +46,7 @@ class Mapping:
         A pinned view, or the space of a transaction.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self._space = space
         self._pages: dict[int, Page] = {}
         self._none: bool | None = None

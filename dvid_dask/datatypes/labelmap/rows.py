@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,7 +79,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.supervoxel)
 
-    def __getitem__(self, choice: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Rows:
+    def __getitem__(self, choice: Any) -> Rows:
+        """The rows that a mask, an array of positions or a slice chooses."""
         return Rows(self.block_zyx[choice], self.supervoxel[choice], self.count[choice], self.surface[choice])
 
     @property

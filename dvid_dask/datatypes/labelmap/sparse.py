@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Bounds", "SparseVolume", "coarse_runs"]
 
@@ -88,7 +88,7 @@ class SparseVolume:
 
     def __init__(
         self,
-        space: Space,
+        space: AnySpace,
         layout: Layout,
         body: int,
         supervoxel: int | None = None,
@@ -220,8 +220,8 @@ def coarse_runs(slabs: Iterator[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 def _inside(block_zyx: NDArray[np.int32], box: Box) -> NDArray[np.bool_]:
-    chosen: NDArray[np.bool_] = ((block_zyx >= np.array(box[0])) & (block_zyx <= np.array(box[1]))).all(axis=1)
-    return chosen
+    low, high = np.array(box[0]), np.array(box[1])
+    return np.asarray(((block_zyx >= low) & (block_zyx <= high)).all(axis=1), np.bool_)
 
 
 def _spool(runs: Iterator[NDArray[np.int32]], spool: IO[bytes]) -> int:

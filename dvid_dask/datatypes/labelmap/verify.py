@@ -2,7 +2,7 @@
 
 Three checks, each in pieces that know nothing of each other and need little memory, so that a Dask graph can run them:
 
-* `check_blocks`: every voxel of these blocks is in the index of its supervoxel's body, and nothing else of these bodies;
+* `check_blocks`: every voxel of these blocks is in the index of its supervoxel's body, and no other voxel;
 * `check_bodies`: the sums of these bodies are those of their rows, their supervoxels are mapped to them, and the voxels
   their rows speak of are there;
 * `check_scale`: these coarse blocks are what the finer scale makes them.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Problem", "check_blocks", "check_bodies", "check_scale", "stored_blocks", "verify"]
 
@@ -49,13 +49,13 @@ class Problem:
     text: str
 
 
-def stored_blocks(space: Space, scale: int = 0, size: int = _BATCH) -> Iterator[NDArray[np.int32]]:
+def stored_blocks(space: AnySpace, scale: int = 0, size: int = _BATCH) -> Iterator[NDArray[np.int32]]:
     """Coordinates (z, y, x) of all stored blocks of a scale, in batches of neighbours."""
     for batch in batches(space.keys(keys.scale_prefix(scale)), size):
         yield keys.blocks_of(batch)
 
 
-def _counted(space: Space, layout: Layout, block_zyx: NDArray[np.int32]) -> Rows:
+def _counted(space: AnySpace, layout: Layout, block_zyx: NDArray[np.int32]) -> Rows:
     """Rows of the label index as the voxels say them, sorted."""
     values = space.get_many(keys.blocks(0, block_zyx))
     held = [(i, v) for i, v in enumerate(values) if v is not None]
@@ -67,7 +67,7 @@ def _counted(space: Space, layout: Layout, block_zyx: NDArray[np.int32]) -> Rows
     return Rows.of(block_zyx[number[real]], label[real], count[real]).sorted()
 
 
-def check_blocks(space: Space, layout: Layout, block_zyx: NDArray[np.int32]) -> Iterator[Problem]:
+def check_blocks(space: AnySpace, layout: Layout, block_zyx: NDArray[np.int32]) -> Iterator[Problem]:
     """Compare the voxels of blocks of scale 0 with the index of the bodies in them."""
     rows = _counted(space, layout, block_zyx)
     bodies = Mapping(space).bodies(rows.supervoxel)
@@ -103,8 +103,8 @@ def _differences(what: str, expected: Rows, held: Rows) -> Iterator[Problem]:
             )
 
 
-def check_bodies(space: Space, layout: Layout, bodies: Iterable[int], *, voxels: bool = True) -> Iterator[Problem]:
-    """Compare the sums of bodies with their rows, their supervoxels with the mapping and, if asked, rows with voxels."""
+def check_bodies(space: AnySpace, layout: Layout, bodies: Iterable[int], *, voxels: bool = True) -> Iterator[Problem]:
+    """Compare the sums of bodies with their rows, supervoxels with the mapping and, if asked, rows with voxels."""
     index, mapping = Index(space), Mapping(space)
 
     @lru_cache(maxsize=4096)
@@ -152,7 +152,7 @@ def check_bodies(space: Space, layout: Layout, bodies: Iterable[int], *, voxels:
             yield Problem("mapping", f"body {body}: supervoxels {foreign[:5].tolist()} are mapped to other bodies")
 
 
-def check_scale(space: Space, layout: Layout, scale: int, block_zyx: NDArray[np.int32]) -> Iterator[Problem]:
+def check_scale(space: AnySpace, layout: Layout, scale: int, block_zyx: NDArray[np.int32]) -> Iterator[Problem]:
     """Compare coarse blocks (at `scale`, 1 or more) with what the stored blocks of the finer scale make them."""
     keyed = list(rebuilt(space, layout, scale, block_zyx))
     stored = space.get_many([k for k, _ in keyed])
@@ -170,7 +170,7 @@ def _voxels(value: bytes | None, layout: Layout) -> bytes:
     return label_blocks.normalize(decompress(value, layout))
 
 
-def verify(space: Space, layout: Layout, *, indexed: bool = True) -> Iterator[Problem]:
+def verify(space: AnySpace, layout: Layout, *, indexed: bool = True) -> Iterator[Problem]:
     """All checks of an instance, one after the other, in bounded memory.
 
     Parameters

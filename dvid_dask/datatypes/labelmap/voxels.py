@@ -5,7 +5,7 @@ Bodies are seen through the label *tables* of blocks: tens of entries are mapped
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from dvid_dask.datatypes.base import Space
     from dvid_dask.datatypes.labelmap.mapping import Mapping
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["BlockFilter", "MAX_READ_BYTES", "check_box", "iter_blocks", "iter_box", "labels_at", "read_box"]
 
@@ -34,7 +34,7 @@ FEW_POINTS = 8  # points in a block that are looked up one by one; for more the 
 
 _INT32 = 1 << 31
 
-BlockFilter = "Callable[[NDArray[np.int32]], NDArray[np.bool_]]"
+BlockFilter: TypeAlias = "Callable[[NDArray[np.int32]], NDArray[np.bool_]]"
 """Says which blocks (n, 3) z y x of scale 0 are seen: an ROI. The others read as 0."""
 
 
@@ -60,7 +60,7 @@ def check_box(offset_zyx: Sequence[int], shape_zyx: Sequence[int], limit: int | 
 
 
 def read_box(
-    space: Space,
+    space: AnySpace,
     layout: Layout,
     mapping: Mapping | None,
     offset_zyx: Sequence[int],
@@ -113,7 +113,7 @@ def _paste(task: list[tuple[bytes, NDArray[np.int64], NDArray[np.uint64] | None]
 
 
 def mapped_blocks(
-    space: Space, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
+    space: AnySpace, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
 ) -> Iterator[tuple[NDArray[np.int32], list[bytes], list[NDArray[np.uint64] | None]]]:
     """Batches of the blocks that exist, each with the table of bodies for its supervoxels (None: its own table)."""
     for coords, blocks in read_blocks(space, layout, scale, block_zyx):
@@ -127,7 +127,7 @@ def mapped_blocks(
 
 
 def iter_blocks(
-    space: Space, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
+    space: AnySpace, layout: Layout, mapping: Mapping | None, scale: int, block_zyx: NDArray[np.int32]
 ) -> Iterator[tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]]:
     """Coordinate (z, y, x), label block and table of bodies of each block that exists."""
     for coords, blocks, tables in mapped_blocks(space, layout, mapping, scale, block_zyx):
@@ -136,7 +136,7 @@ def iter_blocks(
 
 
 def iter_box(
-    space: Space,
+    space: AnySpace,
     layout: Layout,
     mapping: Mapping | None,
     offset_zyx: Sequence[int],
@@ -165,7 +165,7 @@ def _cuts(offset: int, size: int, block: int, most: int) -> Iterator[tuple[int, 
 
 
 def labels_at(
-    space: Space, layout: Layout, mapping: Mapping | None, points_zyx: ArrayLike, scale: int = 0
+    space: AnySpace, layout: Layout, mapping: Mapping | None, points_zyx: ArrayLike, scale: int = 0
 ) -> NDArray[np.uint64]:
     """The label at each point.
 
@@ -209,4 +209,5 @@ def _points_in(block: bytes, table: NDArray[np.uint64] | None, inside: NDArray[n
         one = [label_blocks.decode_box(block, p, [c + 1 for c in p], table=table) for p in inside.tolist()]
         return np.array([voxel[0, 0, 0] for voxel in one], np.uint64)
     dense = label_blocks.decode_block(block, table=table)
-    return dense[tuple(inside.T)]
+    found: NDArray[np.uint64] = dense[tuple(inside.T)]
+    return found
