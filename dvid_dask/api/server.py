@@ -6,6 +6,7 @@ import html
 import logging
 import os
 import platform
+import re
 import resource
 import socket
 import threading
@@ -48,8 +49,21 @@ def _package_version() -> str:
         return "0"
 
 
-# Clients read the first numbers of a `git describe` text and compare them with the DVID release that they need.
-DVID_VERSION = f"v1.0.0-0-gdvid-dask-{_package_version()}"
+def _describe(own: str) -> str:
+    """The DVID release that this server can stand in for, as `git describe` writes it: clients read the first numbers.
+
+    Three parts, the last in hex digits, as a strict reader expects; they hold our own version.
+
+    Examples
+    --------
+    >>> _describe("0.12.3")
+    'v1.0.0-0-g0001203'
+    """
+    numbers = [int(n) % 100 for n in re.findall(r"\d+", own)[:3]]
+    return "v1.0.0-0-g0" + "".join(f"{n:02d}" for n in [*numbers, 0, 0, 0][:3])
+
+
+DVID_VERSION = _describe(_package_version())
 # the format of DVID's own metadata that its clients know
 DATASTORE_VERSION = "0.11.0"
 
