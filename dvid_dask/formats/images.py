@@ -263,7 +263,7 @@ def resize_area(pixels: Pixels, height: int, width: int) -> NDArray[Any]:
     Parameters
     ----------
     pixels
-        (y, x) or (y, x, channels) of unsigned integers up to 32 bits, or of floats.
+        (y, x) or (y, x, channels) of unsigned integers or floats; of at most 2^31 pixels.
     height, width
         Size of the result.
 
@@ -273,25 +273,40 @@ def resize_area(pixels: Pixels, height: int, width: int) -> NDArray[Any]:
     array([[1, 4]], dtype=uint8)
     """
     a = _check_resize(pixels, height, width)
-    if a.dtype.kind not in "uf" or a.dtype == np.uint64:
-        raise TypeError(f"area weighting needs unsigned integers up to 32 bits or floats, got {a.dtype}")
+    if a.dtype.kind not in "uf":
+        raise TypeError(f"area weighting needs unsigned integers or floats, got {a.dtype}")
     if a.shape[:2] == (height, width):
         return a.copy()
     if a.dtype.kind == "f":
         rows, columns = _weights(a.shape[0], height), _weights(a.shape[1], width)
         averaged: NDArray[Any] = np.einsum("Yy,yx...,Xx->YX...", rows, a, columns, optimize=True)
         return averaged.astype(a.dtype)
+    if a.shape[0] * a.shape[1] > 1 << 31:
+        raise ValueError(f"area weighting takes at most 2^31 pixels, not {a.shape[0]} x {a.shape[1]}")
     channels = a.reshape(*a.shape[:2], -1)
     out = np.empty((height, width, channels.shape[2]), a.dtype)
     divisor = np.uint64(a.shape[0] * a.shape[1])
+    half = np.uint64(32)
     for c in range(channels.shape[2]):
-        wide = np.empty((a.shape[0], width), np.uint64)
-        kernels.area_sums(np.ascontiguousarray(channels[:, :, c], np.uint64), wide)
-        tall = np.empty((width, height), np.uint64)
-        kernels.area_sums(np.ascontiguousarray(wide.T), tall)
-        out[:, :, c] = (tall.T // divisor).astype(a.dtype)
+        values = np.ascontiguousarray(channels[:, :, c], np.uint64)
+        if a.itemsize < 8:
+            out[:, :, c] = (_area_sums(values, height, width) // divisor).astype(a.dtype)
+            continue
+        # sums of 64-bit values need more than 64 bits: upper and lower halves apart, as in long division
+        upper = _area_sums(values >> half, height, width)
+        lower = _area_sums(values & np.uint64(0xFFFFFFFF), height, width)
+        out[:, :, c] = (upper // divisor << half) + ((upper % divisor << half) + lower) // divisor
     resized: NDArray[Any] = out.reshape(height, width, *a.shape[2:])
     return resized
+
+
+def _area_sums(values: NDArray[np.uint64], height: int, width: int) -> NDArray[np.uint64]:
+    """Values times the parts of their pixels, summed over each pixel of the result."""
+    wide = np.empty((values.shape[0], width), np.uint64)
+    kernels.area_sums(values, wide)
+    tall = np.empty((width, height), np.uint64)
+    kernels.area_sums(np.ascontiguousarray(wide.T), tall)
+    return tall.T
 
 
 def _weights(old: int, new: int) -> NDArray[np.float64]:
