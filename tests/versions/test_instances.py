@@ -55,9 +55,7 @@ def test_compression_texts(repo, given, text):
 
 @pytest.mark.parametrize(
     "bad",
-    [
-        {"Compression": v} for v in ("zstd", "", "gzip:x", "gzip:", "lz5", "jpeg:80", "lz4:1", 5, ["lz4"], True, None)
-    ]
+    [{"Compression": v} for v in ("zstd", "", "gzip:x", "gzip:", "lz5", "jpeg:80", "lz4:1", 5, ["lz4"], True, None)]
     + [{"Checksum": v} for v in ("md5", "", 1, None)]
     + [{"Versioned": v} for v in ("yes", "", 1, 0, None, "2")]
     + [{"Tags": v} for v in (5, {"a": "b"})]

@@ -56,7 +56,7 @@ def read(version, instance="kv"):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_changes_of_both_sides(ds, repo, order):
-    base = {k: b"r" for k in ("both", "left", "right", "gone left", "gone right")}
+    base = dict.fromkeys(("both", "left", "right", "gone left", "gone right"), b"r")
     sides = fork(
         repo,
         base,
@@ -103,7 +103,7 @@ def test_many_conflicts_are_counted_and_the_log_stays_short(ds, repo):
     root.commit()
     sides = [root.newversion(), root.new_branch("b")]
     for n, v in enumerate(sides):
-        v["kv"].put_many({k: b"%d" % n for k in keys})
+        v["kv"].put_many(dict.fromkeys(keys, b"%d" % n))
         v.commit()
     m = repo.merge(sides)
     assert len(m.conflicts) == 2500

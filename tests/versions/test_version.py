@@ -201,7 +201,12 @@ def test_handles_show_themselves(ds, repo):
     v = repo["master"]
     repo.new_instance("keyvalue", "notes")
     v.commit("first <b>")
-    for thing, word in ((ds, "1 repositories"), (repo, "fly"), (v, "committed: first"), (v["notes"], "keyvalue 'notes'")):
+    for thing, word in (
+        (ds, "1 repositories"),
+        (repo, "fly"),
+        (v, "committed: first"),
+        (v["notes"], "keyvalue 'notes'"),
+    ):
         assert word in repr(thing)
     assert "notes" in repr(repo.instances)
     assert "committed" in repr(repo.versions)
