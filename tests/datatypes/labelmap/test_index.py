@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvid_dask.datatypes.labelmap import index as index_module
-from dvid_dask.datatypes.labelmap.errors import DamagedData
+from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.index import Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
 
@@ -163,7 +163,7 @@ def test_stamp_is_kept_by_later_updates(space):
 @pytest.mark.parametrize("value", [b"", b"\x02" + bytes(80), bytes([1]) + bytes(46) + b"\x00\xff\xff\xff\x7f"])
 def test_damaged_records_are_refused(space, value):
     space.data[b"I" + (1).to_bytes(8, "big")] = value
-    with pytest.raises(DamagedData):
+    with pytest.raises(DamagedDataError):
         Index(space).rows(1)
 
 

@@ -1,0 +1,406 @@
+"""LabelMap over a real store: random edits over branches against the model, then the single promises."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+
+import dvid_dask
+from dvid_dask.datatypes.labelmap import Bounds
+from dvid_dask.errors import BadRequest, LockedVersion, NotFound
+from dvid_dask.formats.block_stream import block_to_payload
+from dvid_dask.formats.label_blocks import encode_block, solid_block
+from dvid_dask.formats.rles import rles_to_mask
+
+from .model import BLOCK, OFFSET, SHAPE, Model
+
+
+@pytest.fixture
+def seg():
+    version = dvid_dask.create("memory://").new_repo("fly")["master"]
+    return version.repo.new_instance("labelmap", "seg", {"BlockSize": "16,16,16", "MaxDownresLevel": "1"})
+
+
+def check_all(seg, model: Model) -> None:
+    """Every read says what the model says."""
+    assert (seg.read(OFFSET, SHAPE, supervoxels=True) == model.voxels).all()
+    assert (seg.read(OFFSET, SHAPE) == model.bodies()).all()
+    half = [o // 2 for o in OFFSET]
+    assert (seg.read(half, [n // 2 for n in SHAPE], 1, supervoxels=True) == model.coarse()).all()
+    bodies = model.all_bodies()
+    assert list(seg.bodies()) == bodies
+    view = model.bodies()
+    assert seg.sizes(bodies).tolist() == [int((view == b).sum()) for b in bodies]
+    svs = [int(s) for s in np.unique(model.voxels) if s]
+    assert seg.sizes(svs, supervoxels=True).tolist() == [int((model.voxels == s).sum()) for s in svs]
+    assert seg.mapping(svs).tolist() == [model.body(s) for s in svs]
+    for body in bodies[:4]:
+        index = seg.index(body)
+        rows = zip(index.block_zyx.tolist(), index.supervoxel.tolist(), index.count.tolist(), strict=True)
+        assert {(*b, s): n for b, s, n in rows} == model.index(body)
+        mask = rles_to_mask(seg.sparse(body).all_runs(), OFFSET, SHAPE)
+        assert (mask == (view == body)).all()
+        assert seg.supervoxels_of(body).id.tolist() == model.supervoxels(body)
+    assert list(seg.verify()) == []
+
+
+class Edits(RuleBasedStateMachine):
+    versions = Bundle("versions")
+
+    @initialize(target=versions, seed=st.integers(0, 99))
+    def start(self, seed):
+        version = dvid_dask.create("memory://").new_repo("fly")["master"]
+        seg = version.repo.new_instance("labelmap", "seg", {"BlockSize": "16,16,16", "MaxDownresLevel": "1"})
+        model = Model()
+        self.write_somewhere(seg, model, seed, (0, 0, 0), SHAPE)
+        self.branches = 0
+        self.used = set(range(1, 9))
+        return seg, model
+
+    @staticmethod
+    def write_somewhere(seg, model, seed, start, shape):
+        rng = np.random.default_rng(seed)
+        small = rng.integers(0, 9, [n // 8 for n in shape]).astype(np.uint64)
+        labels = small.repeat(8, 0).repeat(8, 1).repeat(8, 2)
+        labels[rng.random(shape) < 0.01] = rng.integers(0, 9)
+        seg.write(labels, [s + o for s, o in zip(start, OFFSET, strict=True)])
+        model.write(start, labels)
+
+    @rule(state=versions, seed=st.integers(0, 99), z=st.integers(0, 1), x=st.integers(0, 2))
+    def write(self, state, seed, z, x):
+        self.write_somewhere(*state, seed, (z * BLOCK, 0, x * BLOCK), (BLOCK, SHAPE[1], BLOCK))
+
+    @rule(state=versions, choice=st.lists(st.integers(0, 20), min_size=2, max_size=4))
+    def merge(self, state, choice):
+        seg, model = state
+        bodies = model.all_bodies()
+        chosen = list(dict.fromkeys(bodies[c % len(bodies)] for c in choice)) if bodies else []
+        if len(chosen) > 1:
+            seg.merge(chosen[0], chosen[1:])
+            model.merge(chosen[0], chosen[1:])
+
+    @rule(state=versions, which=st.integers(0, 20), share=st.integers(0, 5))
+    def cleave(self, state, which, share):
+        seg, model = state
+        bodies = [b for b in model.all_bodies() if len(model.supervoxels(b)) > 1]
+        if bodies:
+            body = bodies[which % len(bodies)]
+            svs = model.supervoxels(body)
+            svs = svs[: 1 + share % (len(svs) - 1)]
+            new, _ = seg.cleave(body, svs)
+            assert new not in self.used
+            self.used.add(new)
+            model.cleave(new, svs)
+
+    @rule(state=versions, which=st.integers(0, 20), new=st.integers(100, 120))
+    def renumber(self, state, which, new):
+        seg, model = state
+        bodies = model.all_bodies()
+        if bodies and new not in bodies and new not in self.used:
+            old = bodies[which % len(bodies)]
+            seg.renumber([(new, old)])
+            self.used.add(new)
+            model.renumber(new, old)
+
+    @rule(state=versions)
+    def refuse(self, state):
+        seg, model = state
+        before = seg.view().token
+        bodies = [*model.all_bodies(), 1]
+        for wrong in (
+            lambda: seg.merge(bodies[0], [bodies[0]]),
+            lambda: seg.merge(bodies[0], [999_999]),
+            lambda: seg.merge(bodies[0], []),
+            lambda: seg.cleave(bodies[0], [999_999]),
+            lambda: seg.cleave(bodies[0], []),
+            lambda: seg.renumber([(0, bodies[0])]),
+            lambda: seg.renumber([(999_998, 999_999)]),
+            lambda: seg.write(np.ones((16, 16, 8), np.uint64), (0, 0, 0)),
+        ):
+            with pytest.raises(BadRequest):
+                wrong()
+        assert seg.view().token == before
+
+    @precondition(lambda self: self.branches < 3)
+    @rule(target=versions, state=consumes(versions))
+    def branch(self, state):
+        seg, model = state
+        seg.version.commit()
+        self.branches += 1
+        child = seg.version.new_branch(f"b{self.branches}")
+        self.frozen = (seg, model)
+        return child["seg"], model.copy()
+
+    @invariant()
+    def parents_stay(self):
+        if hasattr(self, "frozen"):
+            seg, model = self.frozen
+            assert (seg.read(OFFSET, SHAPE) == model.bodies()).all()
+
+    @rule(state=versions)
+    def read(self, state):
+        check_all(*state)
+
+    def teardown(self):
+        if hasattr(self, "frozen"):
+            check_all(*self.frozen)
+
+
+TestEdits = Edits.TestCase
+TestEdits.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def blob(shape=(32, 32, 32)):
+    labels = np.zeros(shape, np.uint64)
+    labels[4:28, 4:28, 4:28] = 5
+    labels[10:14, 4:28, 4:28] = 6
+    return labels
+
+
+# ------------------------------------------------------------------ voxels
+
+
+def test_indexing_is_numpy(seg):
+    seg[0:32, 0:32, 0:32] = blob()
+    assert (seg[3:9, 10, 0:32] == blob()[3:9, 10, 0:32]).all()
+    assert (seg[...] == blob()).all()
+    assert (seg.supervoxels[12, :, :] == blob()[12]).all()
+    assert seg[100:104, 0:2, -8:0].tolist() == np.zeros((4, 2, 8)).tolist()
+    with pytest.raises(IndexError):
+        seg[0:32:2]
+    with pytest.raises(IndexError):
+        seg[0, 0, 0, 0]
+
+
+def test_dask_and_xarray_see_one_state(seg):
+    seg.write(blob(), (0, 16, 32))
+    lazy, array = seg.to_dask(), seg.to_xarray()
+    again = pickle.loads(pickle.dumps(seg.array()))
+    seg.write(np.full((16, 16, 16), 9, np.uint64), (0, 16, 32))
+    assert lazy.shape == (32, 32, 32)
+    assert (lazy.compute() == blob()).all()
+    assert (again[:, :, :] == blob()).all()
+    assert int(array.sel(z=8 * 12 + 4, y=8 * 26 + 4, x=8 * 42 + 4)) == 6
+    assert seg.to_dask(1).compute().shape == (16, 16, 16)
+    assert seg.to_dask().name != lazy.name
+
+
+def test_points(seg):
+    seg.write(blob(), (-32, -16, 0))
+    rng = np.random.default_rng(0)
+    points = rng.integers(-40, 40, (5000, 3))
+    whole = seg.read((-40, -40, -40), (80, 80, 80))
+    assert (seg.labels_at(points) == whole[tuple((points + 40).T)]).all()
+    assert seg.labels_at(np.empty((0, 3))).tolist() == []
+    assert seg.labels_at([[2**31 - 1] * 3, [-(2**31)] * 3]).tolist() == [0, 0]
+
+
+def test_a_slab_read_is_the_same_read(seg, monkeypatch):
+    from dvid_dask.datatypes.labelmap import voxels
+
+    seg.write(blob(), (0, 0, 0))
+    for limit in (1 << 30, 8 * 32 * 20, 8 * 40, 8):
+        monkeypatch.setattr(voxels, "SLAB_BYTES", limit)
+        slabs = list(seg.read_slabs((1, 2, 3), (29, 9, 11)))
+        assert (np.concatenate([s.reshape(-1) for s in slabs]) == blob()[1:30, 2:11, 3:14].reshape(-1)).all()
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape"),
+    [((0, 0, 0), (0, 1, 1)), ((0, 0, 0), (1 << 20, 1 << 10, 1)), ((2**31 - 2, 0, 0), (4, 1, 1)), ((0, 0), (1, 1))],
+)
+def test_impossible_boxes_are_refused(seg, offset, shape):
+    with pytest.raises(BadRequest):
+        seg.read(offset, shape)
+
+
+# ------------------------------------------------------------------ writes
+
+
+def test_writing_the_same_again_changes_no_count(seg):
+    seg.write(blob(), (0, 0, 0))
+    before = seg.sizes([5, 6]).tolist()
+    seg.write(blob(), (0, 0, 0))
+    assert seg.sizes([5, 6]).tolist() == before
+    assert list(seg.verify()) == []
+
+
+def test_solid_zero_blocks_leave_the_rest_of_the_coarse_block(seg):
+    seg.write(blob(), (0, 0, 0))
+    zero = block_to_payload(solid_block(0, (16, 16, 16)), "blocks")
+    seg.write_blocks([(1, 1, 1, zero)], downres=True)
+    expected = blob()
+    expected[16:, 16:, 16:] = 0
+    assert (seg[0:32, 0:32, 0:32] == expected).all()
+    assert list(seg.verify()) == []
+
+
+def test_a_stream_that_breaks_off_changes_nothing(seg):
+    seg.write(blob(), (0, 0, 0))
+    token = seg.view().token
+
+    def broken():
+        yield 0, 0, 0, block_to_payload(solid_block(3, (16, 16, 16)), "blocks")
+        raise BadRequest("the client left")
+
+    with pytest.raises(BadRequest):
+        seg.write_blocks(broken())
+    wrong_shape = block_to_payload(solid_block(3, (32, 16, 16)), "blocks")
+    for records in ([(0, 0, 0, wrong_shape)], [(0, 0, 0, b"nonsense")], [(2**30, 0, 0, wrong_shape)]):
+        with pytest.raises(ValueError):
+            seg.write_blocks(records)
+    assert seg.view().token == token
+
+
+def test_of_a_block_sent_twice_the_last_counts(seg):
+    one, two = (block_to_payload(solid_block(n, (16, 16, 16)), "blocks") for n in (1, 2))
+    seg.write_blocks([(0, 0, 0, one), (0, 0, 0, two)], downres=True)
+    assert list(seg.bodies_with_sizes()) == [(2, 4096)]
+    assert list(seg.verify()) == []
+
+
+def test_label_tables_with_unused_entries_count_as_used(seg):
+    from dvid_dask.formats.label_blocks import replace_labels
+
+    half = np.zeros((16, 16, 16), np.uint64)
+    half[8:] = 4
+    block = replace_labels(encode_block(half), [0, 4])
+    seg.write_blocks([(0, 0, 0, block_to_payload(block, "blocks"))])
+    assert seg.max_label() == 4
+
+
+def test_huge_labels_and_negative_blocks(seg):
+    top = 2**64 - 1
+    labels = np.full((16, 16, 16), top, np.uint64)
+    seg.write(labels, (-16, -16, -16))
+    assert seg.sizes([top]).tolist() == [4096]
+    assert seg[-1, -1, -1] == top
+    assert seg.sparse(top, scale=1).all_runs()[:, 3].sum() == 512
+    with pytest.raises(BadRequest, match="reserved"):
+        seg.allocate_labels()
+
+
+def test_a_locked_version_takes_nothing(seg):
+    seg.write(blob(), (0, 0, 0))
+    seg.merge(5, [6])
+    seg.version.commit()
+    for change in (
+        lambda: seg.write(blob(), (0, 0, 0)),
+        lambda: seg.merge(5, [6]),
+        lambda: seg.cleave(5, [6]),
+        lambda: seg.set_mappings([6], [6]),
+        lambda: seg.allocate_labels(),
+        lambda: seg.set_extents((0, 0, 0), (1, 1, 1)),
+    ):
+        with pytest.raises(LockedVersion):
+            change()
+
+
+# ------------------------------------------------------------------ bodies
+
+
+def test_absent_labels(seg):
+    seg.write(blob(), (0, 0, 0))
+    for read in (seg.size, seg.sparse, seg.sparse_size, seg.supervoxels_of, seg.index, seg.header):
+        with pytest.raises(NotFound):
+            read(77)
+        with pytest.raises(BadRequest):
+            read(0)
+
+
+def test_bounds(seg):
+    seg.write(blob(), (0, 0, 0))
+    view = blob()
+    exact = seg.sparse(6, bounds=Bounds((11, None, 6), (12, 20, 9)))
+    mask = rles_to_mask(exact.all_runs(), (0, 0, 0), (32, 32, 32))
+    expected = np.zeros_like(mask)
+    expected[11:13, :21, 6:10] = view[11:13, :21, 6:10] == 6
+    assert (mask == expected).all()
+    whole = seg.sparse(6, bounds=Bounds((11, None, 6), (12, 12, 9)), exact=False)
+    mask = rles_to_mask(whole.all_runs(), (0, 0, 0), (32, 32, 32))
+    assert (mask[:16, :16, :16] == (view[:16, :16, :16] == 6)).all()
+    assert not mask[:, 16:].any()
+    assert not seg.sparse(6, bounds=Bounds((40, None, None), (None, None, None))).has_blocks()
+
+
+def test_history_and_versions(seg):
+    seg.write(blob(), (0, 0, 0))
+    root = seg.version
+    root.commit()
+    child = root.newversion()["seg"]
+    assert child.index_version(5) == root
+    child.merge(5, [6], user="ann")
+    new, _ = child.cleave(5, [6])
+    assert child.index_version(5) == child.version
+    assert child.index_version(6) == child.version
+    with pytest.raises(BadRequest):
+        child.index_version(12345)
+    told = list(child.body_history(5, root))
+    assert [t["Action"] for t in told] == ["merge", "cleave"]
+    assert told[1]["CleavedLabel"] == new
+    assert child.header(5).stamp.user == ""
+    assert [m["Action"] for m in child.mutations()] == ["merge-complete", "cleave-complete"]
+
+
+def test_ids_are_new_across_branches_and_concurrent_cleaves(seg):
+    labels = np.arange(1, 9, dtype=np.uint64).reshape(2, 2, 2).repeat(16, 0).repeat(16, 1).repeat(16, 2)
+    seg.write(labels, (0, 0, 0))
+    for a in (1, 3, 5, 7):
+        seg.merge(a, [a + 1])
+    seg.version.commit()
+    one, two = seg.version.new_branch("one")["seg"], seg.version.new_branch("two")["seg"]
+    made, errors = [], []
+
+    def cleave(where, body):
+        try:
+            made.append(where.cleave(body, [body + 1])[0])
+        except Exception as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=cleave, args=(w, b)) for w in (one, two) for b in (1, 3, 5, 7)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert errors == []
+    assert len(set(made)) == 8
+    assert min(made) > 8
+    for branch in (one, two):
+        assert list(branch.verify()) == []
+        assert branch.max_label() == max(b for b in branch.bodies())
+
+
+def test_concurrent_merges_of_one_body_lose_nothing(seg):
+    labels = np.arange(1, 9, dtype=np.uint64).reshape(2, 2, 2).repeat(16, 0).repeat(16, 1).repeat(16, 2)
+    seg.write(labels, (0, 0, 0))
+    threads = [threading.Thread(target=seg.merge, args=(1, [n])) for n in range(2, 9)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert list(seg.bodies_with_sizes()) == [(1, 32**3)]
+    assert list(seg.verify()) == []
+
+
+def test_verify_finds_what_is_wrong(seg):
+    seg.write(blob(), (0, 0, 0))
+    index = seg.index(5)
+    index.count = index.count + np.uint32(1)
+    seg.set_indices([index])
+    assert {p.kind for p in seg.verify()} == {"index"}
+    seg.write(blob(), (0, 0, 0))
+    seg.set_mappings([6], [5])
+    assert "mapping" in {p.kind for p in seg.verify()}
+    seg.set_mappings([6], [6])
+    assert list(seg.verify()) == []
+    other = np.full((16, 16, 16), 5, np.uint64)
+    seg.write_blocks([(0, 0, 0, block_to_payload(encode_block(other), "blocks"))])
+    assert {p.kind for p in seg.verify()} == {"scale"}
