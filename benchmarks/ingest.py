@@ -8,7 +8,7 @@ workers then write the same file as one plain zarr 3 array (64^3 chunks, blosc w
 no coarser scales. Rates are Mvoxel of full resolution; "per CPU" divides by the CPU seconds of all workers, which
 counts the threads of tensorstore too. Peak memory is that of the largest worker (VmHWM).
 
-Targets: 80 Mvoxel/s per worker, at most 2 GB a worker, at most 1.15 times the time per voxel in the larger volume; and a
+Targets: 80 Mvoxel/s per worker, at most 2 GB a worker, at most 1.15 times the time per voxel in the larger volume; a
 graph for a teravoxel, without the work, built and scheduled in a minute and 4 GB.
 """
 
@@ -87,7 +87,7 @@ class Run:
 def cluster_of(workers: int) -> Iterator[Client]:
     """Processes of one thread each."""
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -163,16 +163,20 @@ class Nothing:
         self.title, self.count = title, count
 
     def weight(self, index: int) -> int:
+        """All alike."""
         return 1
 
     def finished(self) -> set[int]:
+        """None."""
         return set()
 
     def worker(self) -> Callable[[int], dict[str, int]]:
+        """What does nothing."""
         return nothing
 
     def inputs(self, indices: object) -> None:
-        return None
+        """None."""
+        return
 
 
 def nothing(index: int) -> dict[str, int]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -361,15 +362,11 @@ def graph(phase: Phase, indices: Sequence[int]) -> list[Any]:
     """The tasks as Dask objects, in order. What they share is in the graph once."""
     from dask import delayed
 
-    run = delayed(phase.worker(), name=f"{type(phase).__name__}-{job_name(at=id(phase))}", pure=False, traverse=False)
+    name = f"{phase.title.replace(' ', '_')}-{uuid.uuid4().hex}"
+    run = delayed(phase.worker(), name=f"run_{name}", pure=False, traverse=False)
     inputs = phase.inputs(indices)
-    if inputs is None:
-        return [_call(run, i) for i in indices]
-    return [_call(run, i, given) for i, given in zip(indices, inputs, strict=True)]
-
-
-def _call(run: Any, *args: Any) -> Any:
-    return run(*args, pure=False)
+    given: Sequence[tuple[Any, ...]] = [()] * len(indices) if inputs is None else [(part,) for part in inputs]
+    return [run(i, *part, dask_key_name=f"{name}-{i}") for i, part in zip(indices, given, strict=True)]
 
 
 def _run_on_cluster(phase: Phase, indices: list[int], tasks: list[Any], client: Any, bar: Bar) -> None:
@@ -379,13 +376,14 @@ def _run_on_cluster(phase: Phase, indices: list[int], tasks: list[Any], client: 
     number = {future.key: index for future, index in zip(futures, indices, strict=True)}
     bar.show_futures(futures)
     try:
-        for future in as_completed(futures):
-            index = number[future.key]
-            try:
-                future.result()
-            except Exception as e:
-                raise _failure(e, phase.title, index) from e
-            bar.advance(phase.weight(index))
+        with client.as_current():
+            for future in as_completed(futures):
+                index = number[future.key]
+                try:
+                    future.result()
+                except Exception as e:
+                    raise _failure(e, phase.title, index) from e
+                bar.advance(phase.weight(index))
     finally:
         client.cancel(futures)
 
