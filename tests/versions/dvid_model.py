@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 TOMBSTONE = object()
 
 
-class ConflictFound(Exception):
+class ConflictFoundError(Exception):
     """Several parents hold different changes."""
 
 
@@ -48,7 +48,7 @@ class Model:
     def get(self, v: int, key: str) -> bytes | None:
         hits = self._hits(v, key, set())
         if len(hits) > 1:
-            raise ConflictFound(hits)
+            raise ConflictFoundError(hits)
         return self.nodes[hits[0]].entries[key] if hits else None  # type: ignore[return-value]
 
     def keys(self) -> set[str]:
@@ -69,7 +69,7 @@ class Model:
         for key in self.keys():
             try:
                 self.get(v, key)
-            except ConflictFound:
+            except ConflictFoundError:
                 conflicts.add(key)
         for key in conflicts:
             self.nodes[v].entries[key] = TOMBSTONE

@@ -259,7 +259,7 @@ def test_delete_instance_removes_its_keys_everywhere(ds, repo):
     assert repo["master"]["follower"].base()["Syncs"] == ["other"]
     for v in (root, child):
         assert v["other"]["k"] == b"v"
-        assert not [k for k in v.tree().view(0).keys() if k.startswith((prefix, b"log/" + prefix))]
+        assert not [k for k in v.tree().view(0).keys(b"") if k.startswith((prefix, b"log/" + prefix))]
     again = repo.new_instance("keyvalue", "kv")
     assert again.info.id > other.info.id
     assert list(again) == []

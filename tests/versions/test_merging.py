@@ -145,7 +145,7 @@ def test_a_parent_above_another(repo):
 
 
 def test_parents_of_unlike_depth(repo):
-    """Two were branched late, one early: what the late ones share is no conflict with the old value of the early one."""
+    """Two were branched late, one early: what the late ones share doesn't conflict with the early one's old value."""
     root = repo["master"]
     kv = repo.new_instance("keyvalue", "kv")
     kv["k"] = b"r"
