@@ -68,7 +68,7 @@ def serve(
 
 
 def info(store: StoreArgument, json: JsonFlag = False) -> None:
-    """Show what is in a store: repositories, branches, data instances, trees, and bytes on disk."""
+    """Show what is in a store, and how large it is."""
     datastore = open_store(store, read_only=True)
     repos = list(datastore.repos.values())
     trees = datastore.store.trees()
@@ -127,7 +127,9 @@ def gc(
     ] = 3600.0,
     json: JsonFlag = False,
 ) -> None:
-    """Remove what nothing refers to: rests of crashes, deleted repositories and instances, replaced files.
+    """Remove files that nothing refers to any more.
+
+    Those are rests of crashes, of deleted repositories and instances, and what compaction has replaced.
 
     Keep the grace time longer than the longest job that works on the store at this moment.
     """
