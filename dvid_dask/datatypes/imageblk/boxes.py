@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,10 +169,14 @@ def index_parts(key: Any, ndim: int = 3) -> list[Any]:
         raise BadRequest(f"{len(parts)} indices for {ndim} axes")
     parts += [slice(None)] * (ndim - len(parts))
     for i, part in enumerate(parts):
-        if isinstance(part, (bool, np.bool_)) or not (isinstance(part, slice) or hasattr(part, "__index__")):
-            raise BadRequest(f"an image is indexed with integers and slices, not {part!r}")
-        if not isinstance(part, slice):
-            parts[i] = part.__index__()
+        if isinstance(part, slice):
+            continue
+        try:
+            if isinstance(part, (bool, np.bool_)):
+                raise TypeError("numpy takes it for a mask, Python for 1: neither is meant")
+            parts[i] = operator.index(part)
+        except TypeError:
+            raise BadRequest(f"an image is indexed with integers and slices, not {part!r}") from None
     return parts
 
 
@@ -188,8 +193,11 @@ def parse_index(key: Any, extents: Extents | None) -> tuple[Extents, tuple[Any, 
                 raise BadRequest("nothing was written yet, so an index needs both ends of every slice")
             first = extents.start[axis] if extents is not None and part.start is None else part.start
             last = extents.stop[axis] if extents is not None and part.stop is None else part.stop
-            low.append(first.__index__())
-            high.append(last.__index__())
+            try:
+                low.append(operator.index(first))
+                high.append(operator.index(last))
+            except TypeError:
+                raise BadRequest(f"an image is indexed with slices of integers, not {part}") from None
             drop.append(slice(None))
         else:
             low.append(part)

@@ -800,14 +800,28 @@ class ImageBlk(Datatype):
         self.mutate(change, user=user, app=app, force=force)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Write a box at scale 0: slices and integers in z, y, x."""
+        """Write a box at scale 0: slices and integers in z, y, x; a number, or what broadcasts to the box.
+
+        Raises
+        ------
+        BadRequest
+            Values that the instance's type doesn't hold, or an index that is no box; nothing was changed.
+        """
         self.check_open()
         box, drop = parse_index(key, self.extents)
         array = np.asarray(value)
-        if not np.can_cast(value if isinstance(value, np.generic) else array.dtype, self.dtype, "same_kind"):
-            raise BadRequest(f"{self.name!r} holds {self.dtype} voxels, not {array.dtype}")
+        limits = None if self.dtype.kind == "f" else np.iinfo(self.dtype)
+        if array.dtype.kind not in ("ui" if limits else "uif") or (
+            limits and array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max
+        ):
+            raise BadRequest(f"{self.name!r} holds {self.dtype} voxels; the {array.dtype} values given don't fit")
         shown = [n for n, part in zip(box.shape, drop, strict=True) if isinstance(part, slice)]
-        filled = np.broadcast_to(array.astype(self.dtype), (*shown, *self.layout.tail))
+        try:
+            filled = np.broadcast_to(array.astype(self.dtype), (*shown, *self.layout.tail))
+        except ValueError:
+            raise BadRequest(
+                f"values of shape {array.shape} don't fill a box of {(*shown, *self.layout.tail)}"
+            ) from None
         self.write(box.start, filled.reshape(*box.shape, *self.layout.tail))
 
     def _check_voxels(self, voxels: ArrayLike, blocks: bool = False) -> NDArray[Any]:
@@ -987,6 +1001,7 @@ class ImageBlk(Datatype):
             chunks=(*spans, *self.layout.tail),
             name=f"{self.name}-{pinned.token}",
             asarray=False,
+            fancy=False,
             lock=False,
             inline_array=False,
         )
