@@ -91,7 +91,9 @@ class Progress:
                 TimeRemainingColumn(),
             )
             with Rich(*columns, console=console) as rich:
-                yield _RichBar(rich, rich.add_task(title, total=total / 1e6, completed=done / 1e6))  # type: ignore[arg-type]
+                task = rich.add_task(title, total=total / 1e6, before=done / 1e6)
+                rich.advance(task, done / 1e6)
+                yield _RichBar(rich, task)
 
 
 def _rate_column() -> Any:
@@ -100,7 +102,8 @@ def _rate_column() -> Any:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} Mvoxel/s")
+            elapsed = task.finished_time if task.finished else task.elapsed
+            done = task.completed - task.fields["before"]
+            return Text(f"{done / elapsed:,.0f} Mvoxel/s" if elapsed and done else "")
 
     return Rate()

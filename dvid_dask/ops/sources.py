@@ -19,6 +19,7 @@ Axes come out as (z, y, x): names that the data carries (OME-Zarr, zarr 3, xarra
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -26,7 +27,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -304,7 +305,8 @@ class _Tensorstore(Volume):
     ) -> None:
         self._spec = json.dumps(spec, sort_keys=True)
         self.name = name
-        store = _open_tensorstore(self._spec)
+        store = _open_tensorstore.__wrapped__(self._spec, "")
+        self._domain = str(store.domain)
         names = _axis_names(store, spec) if axes is None else list(axes)
         self._fixed, self._order = _arrange(names, store.domain, select, name)
         view = self._view()
@@ -317,7 +319,7 @@ class _Tensorstore(Volume):
         self.identity = f"tensorstore:{self._spec}{self._order}{self._fixed}{self.shape}{self.dtype}"
 
     def _view(self) -> Any:
-        store = _open_tensorstore(self._spec)
+        store = _open_tensorstore(self._spec, self._domain)
         for dim, index in self._fixed:
             store = store[(slice(None),) * dim + (index,)]
         return store.transpose(list(self._order))
@@ -328,10 +330,14 @@ class _Tensorstore(Volume):
 
 
 @functools.lru_cache(maxsize=8)
-def _open_tensorstore(spec: str) -> Any:
+def _open_tensorstore(spec: str, domain: str) -> Any:
+    """Open handles by spec and the domain they had: an array that was written anew is opened anew."""
     import tensorstore as ts
 
-    return ts.open(json.loads(spec), read=True, open=True).result()
+    try:
+        return ts.open(json.loads(spec), read=True, open=True).result()
+    except ValueError as e:
+        raise BadRequest(f"tensorstore can't open {spec}: {e}") from e
 
 
 def _axis_names(store: Any, spec: Mapping[str, Any]) -> list[str]:
@@ -458,28 +464,27 @@ class _Hdf5(Volume):
     def __init__(self, path: str, dataset: str, axes: Sequence[str] | None) -> None:
         self._path, self._dataset = os.path.abspath(path), dataset
         self.name = f"{os.path.basename(path)}:{dataset}"
-        data = _open_hdf5(self._path, dataset)
-        names = list("tczyx"[-data.ndim :]) if axes is None else list(axes)
-        domain = _Domain((0,) * data.ndim, data.shape)
-        self._fixed, self._order = _arrange(names, domain, {}, self.name)
-        kept = [d for d in range(data.ndim) if d not in dict(self._fixed)]
+        with _open_hdf5(self._path, dataset) as data:
+            names = list("tczyx"[-data.ndim :]) if axes is None else list(axes)
+            shape, chunks, dtype = data.shape, data.chunks or (1,) * data.ndim, data.dtype
+        self._fixed, self._order = _arrange(names, _Domain((0,) * len(shape), shape), {}, self.name)
+        kept = [d for d in range(len(shape)) if d not in dict(self._fixed)]
         self._dims = [kept[o] for o in self._order]
-        self.shape = _shape3([data.shape[d] for d in self._dims], self.name)
-        self.dtype = np.dtype(data.dtype).newbyteorder("=")
-        chunks = data.chunks or (1,) * data.ndim
+        self.shape = _shape3([shape[d] for d in self._dims], self.name)
+        self.dtype = np.dtype(dtype).newbyteorder("=")
         nz, ny, nx = (int(chunks[d]) for d in self._dims)
         self.chunks = (nz, ny, nx)
         stat = os.stat(path)
         self.identity = f"hdf5:{self._path}{dataset}{stat.st_size}{stat.st_mtime_ns}{names}"
 
     def _read(self, box: Box) -> NDArray[Any]:
-        data = _open_hdf5(self._path, self._dataset)
-        index: list[Any] = [slice(None)] * data.ndim
-        for dim, at in self._fixed:
-            index[dim] = at
-        for dim, piece in zip(self._dims, box.slices(), strict=True):
-            index[dim] = piece
-        return _native(np.asarray(data[tuple(index)]).transpose(self._order))
+        with _open_hdf5(self._path, self._dataset) as data:
+            index: list[Any] = [slice(None)] * data.ndim
+            for dim, at in self._fixed:
+                index[dim] = at
+            for dim, piece in zip(self._dims, box.slices(), strict=True):
+                index[dim] = piece
+            return _native(np.asarray(data[tuple(index)]).transpose(self._order))
 
 
 class _Domain:
@@ -487,20 +492,20 @@ class _Domain:
         self.origin, self.shape, self.rank = origin, shape, len(shape)
 
 
-@functools.lru_cache(maxsize=8)
-def _open_hdf5(path: str, dataset: str) -> Any:
+@contextlib.contextmanager
+def _open_hdf5(path: str, dataset: str) -> Iterator[Any]:
+    """A data set, open for as long as it is read: an open file is locked against writers."""
     try:
         import h5py
     except ImportError as e:
         raise BadRequest("reading HDF5 needs h5py: pip install 'dvid-dask[hdf5]'") from e
-    file = h5py.File(path, "r")
-    found = file.get(dataset)
-    if not isinstance(found, h5py.Dataset):
-        names: list[str] = []
-        file.visititems(lambda n, o: names.append("/" + n) if isinstance(o, h5py.Dataset) else None)
-        file.close()
-        raise NotFound(f"{path}: no data set {dataset!r}; it has {names[:20]}")
-    return found
+    with h5py.File(path, "r") as file:
+        found = file.get(dataset)
+        if not isinstance(found, h5py.Dataset):
+            names: list[str] = []
+            file.visititems(lambda n, o: names.append("/" + n) if isinstance(o, h5py.Dataset) else None)
+            raise NotFound(f"{path}: no data set {dataset!r}; it has {names[:20]}")
+        yield found
 
 
 def _only_dataset(path: str) -> str:
