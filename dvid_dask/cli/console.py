@@ -87,12 +87,12 @@ def _expected() -> tuple[type[Exception], ...]:
     return dvid_dask.errors.DvidError, StoreError, OSError, ValueError, ImportError
 
 
-def open_store(store: str, *, read_only: bool = False) -> Datastore:
+def open_store(store: str, *, read_only: bool = False, compact: str = "never") -> Datastore:
     """The datastore at a path or URL.
 
-    Compaction waits for ``dvid-dask compact`` or a server: a command should end when its work is done.
+    Nothing is compacted in the background: a command should end when its work is done.
     """
-    return dvid_dask.open(store, read_only=read_only, compact="never")
+    return dvid_dask.open(store, read_only=read_only, compact=compact)
 
 
 def find_repo(datastore: Datastore, selector: str | None) -> Repo:

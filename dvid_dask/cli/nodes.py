@@ -87,9 +87,10 @@ def commit(
     version: Selector,
     note: Note = "",
     log: Annotated[list[str] | None, typer.Option("--log", help="Line for its log; may be given again.")] = None,
+    compact: Annotated[bool, typer.Option(help="Rewrite its files into few large ones, too.")] = True,
 ) -> None:
     """Lock a version for ever."""
-    v = find_version(open_store(store), version)
+    v = find_version(open_store(store, compact="now" if compact else "never"), version)
     v.commit(note, log or ())
     say(v.uuid)
 

@@ -74,6 +74,14 @@ def test_the_life_of_a_version(cli, store):
         assert version[:12] in shown
 
 
+def test_commit_compacts_unless_told_not_to(cli, store):
+    root = cli("node", "commit", store, "master", "--no-compact").out
+    assert cli("compact", store).out == "1 versions compacted"
+    cli("node", "newversion", store, root)
+    cli("node", "commit", store, "master")
+    assert cli("compact", store).out == "0 versions compacted"
+
+
 def test_settings_of_an_instance_are_key_value(cli, store):
     assert "no KEY=VALUE" in cli("node", "new-instance", store, "master", "keyvalue", "n", "Versioned", code=2).err
     assert "datatype" in cli("node", "new-instance", store, "master", "nosuch", "n", code=1).err
