@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import cramjam
@@ -384,8 +385,6 @@ def test_coordinates_reach_to_the_ends_of_int32(repo):
 
 
 def test_concurrent_writers_lose_nothing(gray):
-    from concurrent.futures import ThreadPoolExecutor
-
     def one(i):
         gray.write((16 * i, 0, 0), np.full((16, 16, 16), i + 1, np.uint8))
 
