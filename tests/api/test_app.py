@@ -7,7 +7,7 @@ import threading
 import time
 from urllib.parse import quote, urlencode
 
-import httpx
+import httpx2 as httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
