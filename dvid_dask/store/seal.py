@@ -56,7 +56,8 @@ def seal(where: Backend, tree: Tree, *, compact: bool = True) -> SealReport:
     exchange of the manifest. So it can be killed anywhere and run again.
     """
     if not tree.view(0).sealed:
-        tree.update(lambda tx: tx._seal(tree.name))
+        # another process may seal it at this moment: that is no error here, so the mark is put by force
+        tree.update(lambda tx: tx._seal(tree.name), force=True)
     if not compact:
         return SealReport(tree.name, already=False)
     view = tree.view(0)
