@@ -95,7 +95,7 @@ class Transaction:
             if type(value) is not bytes:
                 value = _bytes(value)
             if key in unchecked:
-                self._validate((key,))
+                self._validate((key,), keep=False)
             write(key, value)
             pending[key] = value
         self._dirty = self._dirty or bool(pending)
@@ -104,7 +104,7 @@ class Transaction:
         """Delete a key; none there is fine."""
         check(key)
         if key in self._unchecked:
-            self._validate((key,))
+            self._validate((key,), keep=False)
         self._kvstore.write(key, None)
         self._pending[key] = None
         self._dirty = True
@@ -114,7 +114,7 @@ class Transaction:
         low, high = bounds(start, stop)
         if high and low >= high:
             return
-        self._validate([key for key in self._unchecked if key >= low and (not high or key < high)])
+        self._validate([key for key in self._unchecked if key >= low and (not high or key < high)], keep=False)
         for key in [key for key in self._pending if key >= low and (not high or key < high)]:
             del self._pending[key]
         self._kvstore.delete_range(ts.KvStore.KeyRange(low, high)).result()
@@ -128,7 +128,7 @@ class Transaction:
     # ---- for Tree.update ---------------------------------------------------------------------------------------------
 
     def _seal(self, name: str) -> None:
-        self._validate((SEALED,))
+        self._validate((SEALED,), keep=False)
         self._kvstore.write(SEALED, name.encode())
         self._dirty = True
 
@@ -138,7 +138,7 @@ class Transaction:
         results = self._base.results(keys)
         for key, result in zip(keys, results, strict=True):
             self._unchecked[key] = result.stamp.generation
-        self._validate(keys)
+        self._validate(keys, keep=False)
         for key, result in zip(keys, results, strict=True):
             if result.state != "missing":
                 self._kvstore.write(key, result.value)
@@ -194,6 +194,9 @@ class Transaction:
         for key, result, base in zip(keys, results, self._base.results(keys, values=False), strict=True):
             if result.stamp.generation != base.stamp.generation:
                 self._explain(key, base.stamp.generation)
+            elif result.state != "missing":
+                self._unchecked.pop(key, None)
+                self._keep(key, result.value)
         return [None if result.state == "missing" else result.value for result in results]
 
     def _explain(self, key: bytes, generation: bytes) -> None:
@@ -224,8 +227,12 @@ class Transaction:
                 if value is not None:
                     yield key, value
 
-    def _validate(self, keys: Sequence[bytes]) -> None:
-        """Make the commit depend on keys being as they were read; must precede a write of them."""
+    def _validate(self, keys: Sequence[bytes], *, keep: bool = True) -> None:
+        """Make the commit depend on keys being as they were read; must precede a write of them.
+
+        Keys that the caller is not about to write are written as they are (`keep`): tensorstore 0.1.86 forgets the value
+        of a key that a repeatable-read transaction has only read when its commit meets another, and leaves it empty.
+        """
         if not keys:
             return
         read, since, nothing = self._kvstore.read, self._since, slice(0, 0)
@@ -243,6 +250,15 @@ class Transaction:
                 if not is_conflict(error):
                     raise
                 self._lost = True
+        if keep and not self._lost:
+            for key, value in zip(keys, self._base.get_many(keys), strict=True):
+                if value is not None:
+                    self._keep(key, value)
+
+    def _keep(self, key: bytes, value: bytes) -> None:
+        """Write a key as it was read; see `_validate`."""
+        self._kvstore.write(key, value)
+        self._pending[key] = value
 
 
 def _bytes(value: Any) -> bytes:
