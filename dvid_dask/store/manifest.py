@@ -88,6 +88,23 @@ _MAGIC = bytes.fromhex("0cdb3a2a")
 _VERSION = 0
 
 
+def whole(data: bytes) -> bytes:
+    """Return a manifest without what may follow it in its file.
+
+    tensorstore writes a file by writing its lock file and renaming that. A writer that is killed in between leaves a
+    lock file with content; the next one writes over it and does not cut it (0.1.86), so that the end of the older
+    content stays behind the new. A manifest knows its length and has a checksum at its end.
+    """
+    length = int.from_bytes(data[4:12], "little") if data[:4] == _MAGIC else 0
+    if not 13 <= length < len(data):
+        return data
+    try:
+        decode(data[:length])
+    except BadStore:
+        return data
+    return data[:length]
+
+
 def check(data: bytes, what: str) -> None:
     """Refuse what is no manifest of a format we know, by its first bytes (big-endian magic, length, version).
 

@@ -141,6 +141,7 @@ def _batches(keys: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
 def _drop_history(where: Backend, tree: Tree) -> bool:
     """Replace the manifest by one of the newest generation alone; False says that it has just changed."""
     view = tree.view(0)
+    tree._state.heal()
     if not view.sealed:
         raise StoreError(f"{where.url}: tree {tree.name!r} was dropped and made again while it was sealed")
     generation = view.manifest.generation + 1

@@ -230,8 +230,9 @@ class Transaction:
     def _validate(self, keys: Sequence[bytes], *, keep: bool = True) -> None:
         """Make the commit depend on keys being as they were read; must precede a write of them.
 
-        Keys that the caller is not about to write are written as they are (`keep`): tensorstore 0.1.86 forgets the value
-        of a key that a repeatable-read transaction has only read when its commit meets another, and leaves it empty.
+        Keys that the caller is not about to write are written as they are (`keep`): tensorstore 0.1.86 forgets the
+        value of a key that a repeatable-read transaction has only read when its commit meets another, and leaves it
+        empty.
         """
         if not keys:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import threading
 import time
@@ -12,7 +14,7 @@ import tensorstore as ts
 
 from . import manifest as manifests
 from .backend import Backend
-from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, is_conflict, translate
+from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, code, is_conflict, translate
 from .nodes import Cuts
 from .transaction import Transaction
 from .view import Rover, View
@@ -39,7 +41,8 @@ def manifest_path(name: str) -> str:
 def read_manifest(where: Backend, name: str) -> bytes | None:
     """Return a tree's newest manifest, or None if there is no such tree."""
     if not where.numbered:
-        return where.read(manifest_path(name))
+        data = where.read(manifest_path(name))
+        return None if data is None else manifests.whole(data)
     folder = f"{REFS}{name}/"
     for _ in range(10):
         numbers = sorted(path for path in where.list(folder + manifests.NUMBERED) if len(path) == 16)
@@ -83,6 +86,30 @@ class TreeState:
             }
             self._live = ts.KvStore.open(spec, context=where.context).result()
         return self._live
+
+    def heal(self) -> None:
+        """Cut what a killed writer has left behind the manifest; tensorstore would refuse to write the tree.
+
+        Called before each write, and costs a look at the file's size where there is one.
+        """
+        folder, view = self.where.folder, self._view
+        if folder is None or view is None:
+            return
+        path = manifest_path(self.name)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getsize(folder / path) == len(view._manifest):
+                return
+        for _ in range(10):  # what cuts it may itself meet a lock file with content
+            data = self.where.read(path)
+            if data is None or len(manifests.whole(data)) == len(data):
+                return
+            self.where.replace(path, data, manifests.whole(data))
+            self.committed()
+
+    def damaged(self) -> bool:
+        """Tell whether there is something behind the manifest that `heal` would cut."""
+        data = self.where.read(manifest_path(self.name))
+        return data is not None and len(manifests.whole(data)) < len(data)
 
     def committed(self) -> None:
         """Note that this process has changed the tree."""
@@ -231,6 +258,7 @@ class Tree:
         state = self._state
         since = time.time()
         base = state.view(0)
+        state.heal()
         if base.sealed and not force:
             raise Sealed(f"{state.where.url}: tree {self.name!r} is sealed; branch it and write to the branch")
         try:
@@ -248,6 +276,8 @@ class Tree:
             if not transaction._commit():
                 return False, result
         except (ValueError, OSError) as error:
+            if code(error) == "DATA_LOSS" and state.damaged():
+                return False, result  # a writer was killed since; the next attempt heals it
             raise translate(error, f"committing to tree {self.name!r}", state.where.url) from error
         finally:
             state.committed()
