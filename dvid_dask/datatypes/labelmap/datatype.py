@@ -876,6 +876,7 @@ class LabelMap(Datatype):
         svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
         if not len(svs):
             raise BadRequest("a cleave takes at least one supervoxel")
+        edits.check_cleave(self.view(), body, svs)  # an id that is handed out is gone
         new_body, _ = self.next_labels.allocate()
         moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
         if len(encoded := msgspec.json.encode(moved)) > MAX_MESSAGE:
@@ -915,8 +916,9 @@ class LabelMap(Datatype):
         self.check_open(force)
         if not pairs:
             return []
-        if any(not 0 < i <= RESERVED for pair in pairs for i in pair):
-            raise BadRequest("body 0 is background: neither can it be renumbered nor any body to it")
+        if any(not 0 <= i <= RESERVED for pair in pairs for i in pair):
+            raise BadRequest("ids of bodies are 1 to 2**64 - 1")
+        edits.check_renumber(self.view(), pairs)
         more = [self.repo.next_mutation_id() for _ in pairs[1:]]
 
         def change(m: Mutation, space: TxSpace) -> list[int]:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.base import TxSpace
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Cleaved", "cleave", "merge", "renumber"]
+__all__ = ["Cleaved", "check_cleave", "check_renumber", "cleave", "merge", "renumber"]
 
 _PAGES = 64
 
@@ -65,20 +66,14 @@ def merge(space: TxSpace, target: int, others: Sequence[int], stamp: Stamp) -> N
         index.move(body, target, stamp=stamp, surface=stamp.mutation)
 
 
-def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp) -> Cleaved:
-    """Make supervoxels of a body a body of their own.
-
-    Parameters
-    ----------
-    new_body
-        An id that was never used.
-    supervoxels
-        Some of the body's, each once. One without voxels is allowed if it is mapped to the body.
+def check_cleave(space: AnySpace, body: int, supervoxels: NDArray[np.uint64]) -> Cleaved:
+    """Whether supervoxels can be cleaved off a body: voxels on both sides.
 
     Raises
     ------
     BadRequest
-        If the body doesn't exist, a supervoxel isn't part of it, or none would stay.
+        If the body doesn't exist, a supervoxel isn't part of it, or none would stay. One without voxels is part of it
+        if it is mapped to the body.
     """
     index = Index(space)
     header = index.header(body)
@@ -95,6 +90,26 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
     moved = int(voxels.sum(dtype=np.uint64))
     if int((voxels > 0).sum()) >= header.supervoxels:
         raise BadRequest(f"a cleave must leave at least one supervoxel in body {body}")
+    return Cleaved(moved, header.voxels - moved)
+
+
+def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp) -> Cleaved:
+    """Make supervoxels of a body a body of their own.
+
+    Parameters
+    ----------
+    new_body
+        An id that was never used.
+    supervoxels
+        Some of the body's, each once.
+
+    Raises
+    ------
+    BadRequest
+        As `check_cleave`.
+    """
+    done = check_cleave(space, body, supervoxels)
+    index = Index(space)
     for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
         index.update(new_body, Rows.concatenate(parts), stamp=stamp, surface=stamp.mutation)
     # read back from the new body: pages of the old one may go while rows are taken out of it
@@ -104,7 +119,27 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
     set_mapping(space, supervoxels, new_body)
     set_mapping(space, [new_body], 0)
     raise_max_label(space, new_body)
-    return Cleaved(moved, header.voxels - moved)
+    return done
+
+
+def check_renumber(space: AnySpace, pairs: Sequence[tuple[int, int]]) -> None:
+    """Whether bodies can be renumbered, pair (new, old) after pair.
+
+    Raises
+    ------
+    BadRequest
+        If an old body doesn't exist, a new one does, or an id is 0.
+    """
+    ids = list(dict.fromkeys(i for pair in pairs for i in pair))
+    if 0 in ids:
+        raise BadRequest("body 0 is background: neither can it be renumbered nor any body to it")
+    exists = {i: header is not None for i, header in zip(ids, Index(space).headers(ids), strict=True)}
+    for new, old in pairs:
+        if not exists[old]:
+            raise BadRequest(f"body {old} doesn't exist, so it can't be renumbered")
+        if exists[new]:
+            raise BadRequest(f"body {new} exists: merge {old} into it instead of renumbering")
+        exists[old], exists[new] = False, True
 
 
 def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> None:
@@ -113,16 +148,10 @@ def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> None:
     Raises
     ------
     BadRequest
-        If the old body doesn't exist, the new one does, or an id is 0.
+        As `check_renumber`.
     """
-    if not old or not new:
-        raise BadRequest("body 0 is background: neither can it be renumbered nor any body to it")
+    check_renumber(space, [(new, old)])
     index = Index(space)
-    before, after = index.headers([old, new])
-    if before is None:
-        raise BadRequest(f"body {old} doesn't exist, so it can't be renumbered")
-    if after is not None:
-        raise BadRequest(f"body {new} exists: merge {old} into it instead of renumbering")
     held = index.supervoxels(old)
     svs = np.empty(0, np.uint64) if held is None else held.id
     found, _ = Mapping(space).entries([new])

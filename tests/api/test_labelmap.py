@@ -1,0 +1,299 @@
+"""labelmap over HTTP: the recorded answers of a DVID server, then what it does not say: bad input of every kind."""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dvid_dask
+from dvid_dask.formats import dvid_pb2
+from dvid_dask.formats.block_stream import block_to_payload, write_record
+from dvid_dask.formats.label_blocks import encode_block, solid_block
+
+from .conftest import ADMIN, server_process
+
+_given = os.environ.get("DVID_DASK_SHARED")
+_place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
+SHARED = _place if (_place / "conformance/kit.py").is_file() else None
+
+ROI = "needs an ROI: that type has no operations yet, and answers 501"
+SPLIT = "splits a supervoxel or body, which is answered 501 yet"
+EXCEPTIONS = {
+    "labelmap-voxels/roi_reads": ROI,
+    "labelmap-voxels/roi_writes": ROI,
+    "labelmap-bodies/log_map_stats": "map-stats is answered 501 yet",
+    **dict.fromkeys(
+        (
+            f"labelmap-bodies/{name}"
+            for name in (
+                "counter_set_nextlabel",
+                "data_real_crop",
+                "data_two_posts",
+                "error_not_indexed",
+                "error_split",
+                "error_split_supervoxel",
+                "log_mutation_ids",
+                "log_mutations",
+                "log_split_blob",
+                "log_split_body",
+                "sequence_all",
+                "sequence_branches",
+                "sequence_long",
+                "sequence_real",
+                "sequence_splits",
+                "split_body",
+                "split_body_merged",
+                "split_body_scales",
+                "split_sv_again",
+                "split_sv_auto",
+                "split_sv_block16",
+                "split_sv_downres",
+                "split_sv_given",
+                "split_sv_in_body",
+                "split_sv_one_id",
+                "split_sv_own_id",
+                "split_sv_then_cleave",
+                "split_sv_uneven_runs",
+                "versions_branch_ids",
+                "versions_deep",
+                "versions_split_branches",
+            )
+        ),
+        SPLIT,
+    ),
+}
+
+AREAS = ("labelmap-voxels", "labelmap-bodies")
+CASES = sorted(p for area in AREAS for p in (SHARED / "conformance/cases" / area).glob("*.json")) if SHARED else []
+
+
+@pytest.fixture(scope="module")
+def kit():
+    spec = importlib.util.spec_from_file_location("conformance_kit_labelmap", SHARED / "conformance/kit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    token = os.environ.setdefault("DVID_ADMIN_TOKEN", "conformance")
+    store = tmp_path_factory.mktemp("labelmap-cases") / "store"
+    dvid_dask.create(str(store), compact="never").close()
+    with server_process(store, admin_token=token, allow_labelmap_split=True) as process:
+        yield process.url
+
+
+@pytest.mark.skipif(SHARED is None, reason="needs the shared folder (set DVID_DASK_SHARED)")
+@pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_case(path, kit, url):
+    reason = EXCEPTIONS.get(f"{path.parent.name}/{path.stem}")
+    case = json.loads(path.read_text())
+    if reason is None:
+        kit.run_case(url, case)
+        return
+    with pytest.raises(kit.Mismatch):
+        kit.run_case(url, case)
+    pytest.xfail(reason)
+
+
+# ------------------------------------------------------------------ beyond the recorded cases
+
+
+@pytest.fixture
+def seg(client, repo):
+    path = client.instance(repo, "labelmap", "seg", BlockSize="16,16,16", MaxDownresLevel="1")
+    labels = np.zeros((16, 16, 32), np.uint64)
+    labels[:, :, 4:10], labels[:, :, 10:20] = 7, 9
+    assert client.post(f"{path}/raw/0_1_2/32_16_16/0_0_0", content=labels.tobytes()).status_code == 200
+    return path
+
+
+def state(client, path):
+    """All that a write could have changed."""
+    answers = [
+        client.get(f"{path}/raw/0_1_2/32_16_16/0_0_0?supervoxels=true").content,
+        client.get(f"{path}/raw/0_1_2/16_8_8/0_0_0?scale=1").content,
+        client.get(f"{path}/listlabels?sizes=true").content,
+        client.get(f"{path}/mappings").content,
+        client.get(f"{path}/info").content,
+    ]
+    return hashlib.sha256(b"".join(answers)).hexdigest()
+
+
+GZIP = block_to_payload(solid_block(3, (16, 16, 16)), "blocks")
+BOMB = gzip.compress(bytes(100 << 20))
+MAPPING = dvid_pb2.MappingOps(mappings=[dvid_pb2.MappingOp(mapped=5, original=[7])]).SerializeToString()
+
+REFUSED = [
+    ("POST", "raw/0_1_2/32_16_16/0_0_0", bytes(8 * 16**3)),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0", bytes(8 * 16**3 + 1)),
+    ("POST", "raw/0_1_2/16_16_16/8_0_0", bytes(8 * 16**3)),
+    ("POST", "raw/0_1_2/16_16_8/0_0_0", bytes(8 * 16**2 * 8)),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0?compression=gzip", BOMB),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0?compression=gzip", gzip.compress(bytes(8 * 16**3))[:-9]),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0?compression=gzip", gzip.compress(bytes(8 * 16**3)) + gzip.compress(b"x")),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0?compression=lz4", BOMB[:1000]),
+    ("POST", "raw/0_1_2/16_16_16/0_0_0?compression=zstd", b""),
+    ("POST", "raw/0_1_2/16_16_16/2147483632_0_0", bytes(8 * 16**3)),
+    ("POST", "raw/0_1_2/16_16_16/-2147483648_0_0", bytes(8 * 16**3)),
+    ("POST", "raw/0_1_2/-16_16_16/0_0_0", b""),
+    ("POST", "raw/xy/16_16/0_0_0", bytes(2048)),
+    ("POST", "blocks", write_record(0, 0, 0, GZIP) + write_record(1, 0, 0, BOMB)),
+    ("POST", "blocks", write_record(0, 0, 0, GZIP) + write_record(1, 0, 0, GZIP)[:-1]),
+    ("POST", "blocks", write_record(0, 0, 0, GZIP) + b"\1"),
+    ("POST", "blocks", struct.pack("<4i", 0, 0, 0, -5)),
+    ("POST", "blocks", struct.pack("<4i", 0, 0, 0, 2**31 - 1)),
+    ("POST", "blocks", write_record(2**31 - 1, 0, 0, GZIP)),
+    ("POST", "blocks", write_record(0, -(2**31), 0, GZIP)),
+    ("POST", "blocks", write_record(0, 0, 0, block_to_payload(solid_block(3, (32, 16, 16)), "blocks"))),
+    ("POST", "blocks?scale=1&downres=true", write_record(0, 0, 0, GZIP)),
+    ("POST", "blocks?scale=-1", write_record(0, 0, 0, GZIP)),
+    ("POST", "blocks?scale=256", write_record(0, 0, 0, GZIP)),
+    ("POST", "ingest-supervoxels", write_record(0, 0, 0, GZIP[:-4])),
+    ("PUT", "blocks", write_record(0, 0, 0, GZIP)),
+    ("DELETE", "raw/0_1_2/16_16_16/0_0_0", b""),
+    ("GET", "ingest-supervoxels", write_record(0, 0, 0, GZIP)),
+    ("POST", "merge", b"[]"),
+    ("POST", "merge", b"[7]"),
+    ("POST", "merge", b"[7,7]"),
+    ("POST", "merge", b"[7,9,7]"),
+    ("POST", "merge", b"[7,0]"),
+    ("POST", "merge", b"[7,18446744073709551616]"),
+    ("POST", "merge", b"[7,1e3]"),
+    ("POST", "merge", b"[" * 100_000),
+    ("POST", "merge", b'{"target":7}'),
+    ("POST", "cleave/7", b"[]"),
+    ("POST", "cleave/7", b"null"),
+    ("POST", "cleave/7", b"[7]"),
+    ("POST", "cleave/7", b"[9]"),
+    ("POST", "cleave/18446744073709551616", b"[9]"),
+    ("POST", "renumber", b"[0,7]"),
+    ("POST", "renumber", b"[50,7,51,12345]"),
+    ("POST", "renumber", b"[9,7]"),
+    ("POST", "index/7", b"\xff\xff\xff"),
+    ("POST", "index", b""),
+    ("POST", "indices", dvid_pb2.LabelIndices(indices=[dvid_pb2.LabelIndex(label=0)]).SerializeToString()),
+    ("POST", "mappings", MAPPING[:-1]),
+    ("POST", "maxlabel/100", b""),
+    ("POST", "set-nextlabel/100", b""),
+    ("POST", "nextlabel/0", b""),
+    ("POST", "nextlabel/18446744073709551615", b""),
+    ("POST", "info", b'{"MaxDownresLevel": "x"}'),
+    ("POST", "info", b'{"BlockSize": "32,32,32"}'),
+    ("POST", "sync", b'{"sync":"other"}'),
+    ("POST", "extents", b'{"MinPoint":[0,0],"MaxPoint":[1,1,1]}'),
+    ("POST", "resolution", b"[1,2,-3]"),
+    ("GET", "raw/0_1_2/16_16_16/0_0", b""),
+    ("GET", "raw/0_1_2/16_16_16", b""),
+    ("GET", "raw/0_1_2/65536_65536_65536/0_0_0", b""),
+    ("GET", "raw/0_1_2/2_1_1/2147483647_0_0", b""),
+    ("GET", "raw/xy/100000_100000/0_0_0", b""),
+    ("GET", "raw/xy/16_16/0_0_0/gif", b""),
+    ("GET", "raw/0_1_2/16_16_16/0_0_0?scale=x", b""),
+    ("GET", "raw/0_1_2/16_16_16/0_0_0?roi=nothing", b""),
+    ("GET", "raw/0_1_2/10_16_16/0_0_0?compression=google", b""),
+    ("GET", "blocks/16_16_8/0_0_0", b""),
+    ("GET", "blocks/16_16_16/0_0_0?compression=zip", b""),
+    ("GET", "specificblocks?blocks=1,2", b""),
+    ("GET", "specificblocks?blocks=1,2,x", b""),
+    ("GET", "specificblocks?blocks=1,2,4294967296", b""),
+    ("GET", "labels", b"[[1,2,4294967296]]"),
+    ("GET", "labels", b"[[1,2,1e400]]"),
+    ("GET", "labels", b"[[1,2,184467440737095516150]]"),
+    ("GET", "labels?hash=00", b"[[1,2,3]]"),
+    ("GET", "sparsevol/7?minx=99999999999", b""),
+    ("GET", "sparsevol/7?compression=zip", b""),
+    ("GET", "sparsevol/7?format=srles&scale=3", b""),
+    ("GET", "sparsevols-coarse/0/9", b""),
+    ("GET", "sizes", b"[18446744073709551616]"),
+    ("GET", "indices", json.dumps(list(range(1, 50_002))).encode()),
+    ("GET", "index-version/12345", b""),
+    ("POST", "sparsevol/7", b""),
+    ("GET", "nosuchkeyword", b""),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REFUSED, ids=lambda v: v[:50] if isinstance(v, str) else None)
+def test_refused_and_nothing_changed(client, seg, method, path, body):
+    before = state(client, seg)
+    answer = client.request(method, f"{seg}/{path}", content=body)
+    assert answer.status_code == 400, answer.text
+    assert len(answer.text) < 2000
+    assert state(client, seg) == before
+
+
+def test_absent_labels_are_an_empty_404(client, seg):
+    for path in ("sparsevol/5", "sparsevol-coarse/5", "size/5", "supervoxels/5", "lastmod/5", "index/5"):
+        answer = client.get(f"{seg}/{path}")
+        assert (answer.status_code, answer.content) == (404, b"")
+    assert client.head(f"{seg}/sparsevol/5").status_code == 204
+    assert client.head(f"{seg}/sparsevol/7").status_code == 200
+    assert client.head(f"{seg}/sparsevol/7?minx=12").status_code == 200
+    assert client.head(f"{seg}/sparsevol/7?minx=16").status_code == 204
+
+
+def test_huge_boxes_of_blocks_list_what_is_stored(client, seg):
+    answer = client.get(f"{seg}/blocks/2147483632_2147483632_2147483632/-1073741824_-1073741824_-1073741824")
+    assert answer.status_code == 200
+    at, found = 0, set()
+    while at < len(answer.content):
+        *block, n = struct.unpack_from("<4i", answer.content, at)
+        found.add(tuple(block))
+        at += 16 + n
+    assert found == {(0, 0, 0), (1, 0, 0)}
+
+
+def test_a_million_points(client, seg):
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 16, (1_000_000, 3))
+    answer = client.request("GET", f"{seg}/labels", content=json.dumps(points.tolist()).encode())
+    expected = np.zeros(32, np.uint64)
+    expected[4:10], expected[10:20] = 7, 9
+    assert (np.array(answer.json(), np.uint64) == expected[points[:, 0]]).all()
+
+
+def test_long_streams_have_their_length(client, seg, monkeypatch):
+    from dvid_dask.api import labelmap
+
+    monkeypatch.setattr(labelmap, "SMALL_READ", 1000)
+    whole = client.get(f"{seg}/raw/0_1_2/40_20_20/-3_-2_-1")
+    assert whole.headers["content-length"] == str(len(whole.content)) == str(8 * 40 * 20 * 20)
+    packed = client.get(f"{seg}/raw/0_1_2/40_20_20/-3_-2_-1?compression=gzip")
+    assert gzip.decompress(packed.content) == whole.content
+
+
+def test_everything_said_twice_counts_once(client, seg):
+    block = np.full((16, 16, 16), 4, np.uint64)
+    stream = write_record(0, 0, 0, block_to_payload(encode_block(block), "blocks"))
+    for _ in range(2):
+        assert client.post(f"{seg}/blocks?downres=true", content=stream).status_code == 200
+        assert client.request("GET", f"{seg}/sizes", json=[4, 7, 9]).json() == [4096, 0, 4 * 256]
+    assert client.get(f"{seg}/sparsevol-size/4").json() == {
+        "voxels": 4096,
+        "numblocks": 1,
+        "minvoxel": [0, 0, 0],
+        "maxvoxel": [15, 15, 15],
+    }
+
+
+def test_counters(client, seg):
+    assert client.get(f"{seg}/nextlabel").json() == {"nextlabel": 10}
+    assert client.post(f"{seg}/nextlabel/5").json() == {"start": 10, "end": 14}
+    assert client.get(f"{seg}/maxlabel").json() == {"maxlabel": 14}
+    assert client.post(f"{seg}/set-nextlabel/1000", params={**ADMIN, "ceiling": "1002"}).status_code == 200
+    assert client.post(f"{seg}/nextlabel/3").status_code == 400
+    assert client.post(f"{seg}/nextlabel/2").json() == {"start": 1001, "end": 1002}
+    assert client.post(f"{seg}/nextlabel/1").status_code == 400
+
+
+def test_what_comes_later_says_so(client, seg):
+    for keyword in ("split-supervoxel/7", "split/7", "fvdb/7", "proximity/7/9", "map-stats"):
+        method = "POST" if keyword.startswith("split") else "GET"
+        assert client.request(method, f"{seg}/{keyword}").status_code == 501
