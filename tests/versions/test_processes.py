@@ -144,11 +144,11 @@ def test_a_writer_and_a_committer(local, repo):
         """
         v = repo["master"]
         if me == 0:
-            for n in range(12):
+            for n in range(5):
                 v["kv"].put(f"committer-{n}", b"x")
             v.commit()
         else:
-            for n in range(1000):
+            for n in range(20_000):
                 try:
                     v["kv"].put(f"{me}-{n}", b"x")
                 except errors.LockedVersion:
@@ -159,7 +159,7 @@ def test_a_writer_and_a_committer(local, repo):
         """,
     )
     kv = dvid_dask.open(local.url)[repo.root]["kv"]
-    expected = {f"committer-{n}" for n in range(12)} | {f"{me}-{n}" for me in (1, 2) for n in results[me]}
+    expected = {f"committer-{n}" for n in range(5)} | {f"{me}-{n}" for me in (1, 2) for n in results[me]}
     assert set(kv) == expected
     assert kv.version.locked
     sound(local)

@@ -86,9 +86,13 @@ def test_a_child_does_not_wait_for_ever(tmp_path, monkeypatch):
     ds, repo = edited(str(tmp_path / "a"), "background")
     gate = threading.Event()
     real = type(ds.store).seal
-    monkeypatch.setattr(
-        type(ds.store), "seal", lambda self, name, *, compact=True: compact and gate.wait(30) or real(self, name, compact=compact)
-    )  # fmt: skip
+
+    def slow(self, name, *, compact=True):
+        if compact:
+            gate.wait(30)
+        return real(self, name, compact=compact)
+
+    monkeypatch.setattr(type(ds.store), "seal", slow)
     v = repo["master"]
     v.commit()
     assert v.newversion()["kv"]["3"] == b"x" * 1000
