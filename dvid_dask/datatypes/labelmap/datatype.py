@@ -353,7 +353,8 @@ class LabelMap(Datatype):
     def roi(self, name: str, scale: int = 0) -> BlockFilter | None:
         """The blocks that an ROI instance of this version lets be seen; None for an empty name.
 
-        The instance answers by its method ``contains_blocks(block_zyx, block_shape)``.
+        The instance answers by its method ``contains_blocks(block_zyx)``, in blocks of its own ``block_shape``. Where
+        that differs from this instance's, a block is seen if its middle voxel is in the region.
 
         Raises
         ------
@@ -368,11 +369,19 @@ class LabelMap(Datatype):
             raise BadRequest(f"an ROI is known in blocks of scale 0; it can't mask scale {scale}")
         if name not in self.version or self.version[name].typename != "roi":
             raise BadRequest(f"there is no ROI named {name!r}")
-        contains = getattr(self.version[name], "contains_blocks", None)
-        if contains is None:
+        region: Any = self.version[name]
+        if not hasattr(region, "contains_blocks"):
             raise NotSupported("this build can't use ROIs as masks yet")
-        shape = self.block_shape
-        return lambda block_zyx: np.asarray(contains(block_zyx, shape), np.bool_)
+        region = region.pin() if hasattr(region, "pin") else region
+        mine, its = np.array(self.block_shape, np.int64), np.array(region.block_shape, np.int64)
+
+        def seen(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
+            blocks = block_zyx.astype(np.int64)
+            if not (mine == its).all():
+                blocks = (blocks * mine + mine // 2) // its
+            return np.asarray(region.contains_blocks(blocks), np.bool_)
+
+        return seen
 
     # ------------------------------------------------------------------ writing voxels
 

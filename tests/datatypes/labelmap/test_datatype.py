@@ -404,3 +404,34 @@ def test_verify_finds_what_is_wrong(seg):
     other = np.full((16, 16, 16), 5, np.uint64)
     seg.write_blocks([(0, 0, 0, block_to_payload(encode_block(other), "blocks"))])
     assert {p.kind for p in seg.verify()} == {"scale"}
+
+
+# ------------------------------------------------------------------ regions of interest
+
+
+class Region:
+    """What an ROI instance offers to others."""
+
+    typename = "roi"
+    block_shape = (32, 32, 32)
+
+    def contains_blocks(self, blocks):
+        return (np.asarray(blocks) == (0, 0, 1)).all(axis=1)
+
+
+def test_only_blocks_of_the_region_are_seen_and_written(seg, monkeypatch):
+    inside = seg.version
+    monkeypatch.setattr(type(inside), "__contains__", lambda _, name: name == "zone")
+    monkeypatch.setattr(type(inside), "__getitem__", lambda _, name: Region())
+    labels = np.full((32, 32, 64), 3, np.uint64)
+    seg.write(labels, (0, 0, 0), roi="zone")
+    expected = labels.copy()
+    expected[..., :32] = 0
+    assert (seg.read((0, 0, 0), labels.shape) == expected).all()
+    seg.write(labels, (0, 0, 0))
+    assert (seg.read((0, 0, 0), labels.shape, roi="zone") == expected).all()
+    assert seg.size(3) == labels.size
+    with pytest.raises(BadRequest, match="named"):
+        seg.read((0, 0, 0), labels.shape, roi="other")
+    with pytest.raises(BadRequest, match="scale"):
+        seg.read((0, 0, 0), (8, 8, 8), 1, roi="zone")
