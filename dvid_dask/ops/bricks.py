@@ -27,7 +27,7 @@ __all__ = ["Grid", "Plan", "halved", "plan_bricks"]
 _EDGE = 512
 _SMALL_EDGE = 256
 _ENOUGH_BRICKS = 16
-_LEAF = 256
+_LEAF = (128, 256, 512)
 
 
 def halved(region: Box, block: Point) -> Box:
@@ -120,7 +120,8 @@ class Grid:
 
 
 def _leaf(block: Point) -> Point:
-    z, y, x = (b * max(1, _LEAF // b) for b in block)
+    """A piece is long in x: rows of a file that is laid out in z, y, x are then read in few pages."""
+    z, y, x = (b * max(1, n // b) for b, n in zip(block, _LEAF, strict=True))
     return z, y, x
 
 

@@ -6,6 +6,7 @@ with labels, blocks are made before the transaction, and made anew when a block 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,10 @@ class _Brick:
         """Everything but the commit."""
         task, scale = self.task, self.task.grid.scale
         coarse = self._stored(1, self.regions[0].at_scale(1)) if len(self.regions) > 1 else None
-        for leaf in task.grid.leaves(self.regions[0]):
-            voxels = self._read(leaf)
+        leaves = list(task.grid.leaves(self.regions[0]))
+        raw = self._raw(leaves)
+        for leaf in leaves:
+            voxels = self._base(leaf) if raw is None else self._new(leaf, next(raw))
             if coarse is not None:
                 self._halve(voxels, leaf, scale, coarse, self.regions[1])
             del voxels
@@ -125,18 +128,28 @@ class _Brick:
         self._remember(region, scale)
         return self.image.bulk_read(self.space, region.start, region.shape, scale)
 
-    def _read(self, leaf: Box) -> NDArray[Any]:
-        """The voxels of a piece as they will be; those that are new go to the blocks to write."""
-        task, scale = self.task, self.task.grid.scale
-        if task.source is None and self.given is None:
-            self._remember(leaf, scale)
-            return self.image.bulk_read(self.space, leaf.start, leaf.shape, scale)
-        inside = leaf if task.box is None else leaf.intersect(task.box)
+    def _inside(self, box: Box) -> Box:
+        """The part of a box that is written."""
+        return box if self.task.box is None else box.intersect(self.task.box)
+
+    def _raw(self, leaves: list[Box]) -> Iterator[NDArray[Any]] | None:
+        """What the source has for each piece; None if the brick starts from what is stored."""
+        insides = [self._inside(leaf) for leaf in leaves]
         if self.given is not None:
-            box = self.regions[0] if task.box is None else self.regions[0].intersect(task.box)
-            voxels: NDArray[Any] = self.given[inside.relative(box.start).slices()]
-        elif task.source is not None:
-            voxels = task.source.read(inside.relative(task.origin))
+            given, start = self.given, self._inside(self.regions[0]).start
+            return (given[inside.relative(start).slices()] for inside in insides)
+        if self.task.source is None:
+            return None
+        return self.task.source.read_ahead([inside.relative(self.task.origin) for inside in insides])
+
+    def _base(self, leaf: Box) -> NDArray[Any]:
+        """The stored voxels of a piece."""
+        self._remember(leaf, self.task.grid.scale)
+        return self.image.bulk_read(self.space, leaf.start, leaf.shape, self.task.grid.scale)
+
+    def _new(self, leaf: Box, voxels: NDArray[Any]) -> NDArray[Any]:
+        """The voxels of a piece as they will be; its blocks go to those to write."""
+        inside, scale = self._inside(leaf), self.task.grid.scale
         if inside != leaf:
             self._remember(leaf, scale)
             whole = np.array(self.image.bulk_read(self.space, leaf.start, leaf.shape, scale))

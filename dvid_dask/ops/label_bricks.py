@@ -262,11 +262,10 @@ class _Brick:
             slab.load(space)
         coarse = self._coarse(1) if len(self.slabs) > 1 else None
         counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]] = []
-        for leaf in self.task.grid.leaves(self.region):
-            if self.task.source is None and self.given is None:
-                voxels = self._stored(leaf)
-            else:
-                voxels = self._encode(leaf, counted)
+        leaves = list(self.task.grid.leaves(self.region))
+        raw = self._raw(leaves)
+        for leaf in leaves:
+            voxels = self._stored(leaf) if raw is None else self._encode(leaf, next(raw), counted)
             if coarse is not None:
                 self._halve(voxels, leaf, coarse, self.slabs[1])
             del voxels
@@ -309,12 +308,15 @@ class _Brick:
         return dense
 
     def _encode(
-        self, leaf: Box, counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]]
+        self,
+        leaf: Box,
+        raw: NDArray[Any],
+        counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]],
     ) -> NDArray[np.uint64]:
-        """Read a piece and encode its blocks; returns its voxels."""
+        """Encode the blocks of a piece; returns its voxels."""
         slab = self.slabs[0]
-        inside = leaf.intersect(self.task.box) if self.task.box is not None else leaf
-        voxels = self._read(inside)
+        inside = self._inside(leaf)
+        voxels = self._labels(raw)
         if inside != leaf:
             whole = np.zeros(leaf.shape, np.uint64)
             if not slab.fresh:
@@ -336,16 +338,23 @@ class _Brick:
         self.voxels += inside.size
         return voxels
 
-    def _read(self, inside: Box) -> NDArray[np.uint64]:
-        """Voxels of the source, as the labels they become."""
-        task = self.task
+    def _inside(self, box: Box) -> Box:
+        """The part of a box that is written."""
+        return box if self.task.box is None else box.intersect(self.task.box)
+
+    def _raw(self, leaves: list[Box]) -> Iterator[NDArray[Any]] | None:
+        """What the source has for each piece; None if the brick starts from what is stored."""
+        insides = [self._inside(leaf) for leaf in leaves]
         if self.given is not None:
-            box = self.region if task.box is None else self.region.intersect(task.box)
-            raw: NDArray[Any] = self.given[inside.relative(box.start).slices()]
-        elif task.source is not None:
-            raw = task.source.read(inside.relative(task.origin))
-        else:
-            raise RuntimeError("a brick without source has nothing to encode")
+            given, start = self.given, self._inside(self.region).start
+            return (given[inside.relative(start).slices()] for inside in insides)
+        if self.task.source is None:
+            return None
+        return self.task.source.read_ahead([inside.relative(self.task.origin) for inside in insides])
+
+    def _labels(self, raw: NDArray[Any]) -> NDArray[np.uint64]:
+        """Voxels of the source as the labels they become."""
+        task = self.task
         if task.add:
             labels = raw.astype(np.uint64)
             if int(labels.max(initial=0)) + task.add >= RESERVED:

@@ -28,6 +28,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,6 +63,8 @@ class Volume(ABC):
         Boxes of this shape, aligned to it, are cheap to read (z, y, x).
     in_memory
         Whether the voxels live in the memory of the process that made this object.
+    in_place
+        Whether `read` gives views of memory: there is nothing to fetch ahead.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Volume(ABC):
     dtype: np.dtype[Any]
     chunks: Point
     in_memory: bool = False
+    in_place: bool = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.shape} (z, y, x) of {self.dtype}, chunks {self.chunks}>"
@@ -120,6 +124,20 @@ class Volume(ABC):
         """Dask objects that hold these boxes, or None when a task shall call `read` itself."""
         return None
 
+    def read_ahead(self, boxes: Sequence[Box]) -> Iterator[NDArray[Any]]:
+        """`read` of one box after the other, each fetched while the one before is worked on."""
+        if self.in_place or len(boxes) < 2:
+            yield from map(self.read, boxes)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as fetcher:
+            coming = fetcher.submit(self.read, boxes[0])
+            for box in boxes[1:]:
+                here = coming.result()
+                coming = fetcher.submit(self.read, box)
+                yield here
+                del here
+            yield coming.result()
+
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -129,7 +147,7 @@ class _Cropped(Volume):
     def __init__(self, base: Volume, part: Box) -> None:
         self._base, self._part = base, part
         self.name, self.dtype, self.chunks = base.name, base.dtype, base.chunks
-        self.in_memory = base.in_memory
+        self.in_memory, self.in_place = base.in_memory, base.in_place
         self.shape = part.shape
         self.identity = f"{base.identity}[{part}]"
 
@@ -183,6 +201,7 @@ class _Array(Volume):
     """An array in this process's memory."""
 
     in_memory = True
+    in_place = True
 
     def __init__(self, array: NDArray[Any], name: str) -> None:
         self._array = array
@@ -207,6 +226,8 @@ class _Array(Volume):
 
 class _Mapped(Volume):
     """Part of a local file as an array: any offset and strides, mapped anew in every process."""
+
+    in_place = True
 
     def __init__(
         self, path: str, offset: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype[Any]
@@ -335,7 +356,9 @@ def _open_tensorstore(spec: str, domain: str) -> Any:
     import tensorstore as ts
 
     try:
-        return ts.open(json.loads(spec), read=True, open=True).result()
+        # bricks may cut the source's chunks: those at their edges are decoded once
+        context = ts.Context({"cache_pool": {"total_bytes_limit": _CHUNK_CACHE}})
+        return ts.open(json.loads(spec), read=True, open=True, context=context, recheck_cached_data="open").result()
     except ValueError as e:
         raise BadRequest(f"tensorstore can't open {spec}: {e}") from e
 
@@ -380,6 +403,7 @@ def _others(names: Sequence[str]) -> list[str]:
     return [a for a in names if a not in "zyx"]
 
 
+_CHUNK_CACHE = 128 << 20
 _SCHEMES = {
     "precomputed": "neuroglancer_precomputed",
     "zarr": "zarr",
