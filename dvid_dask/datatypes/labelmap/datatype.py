@@ -885,8 +885,9 @@ class LabelMap(Datatype):
         svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
         if not len(svs):
             raise BadRequest("a cleave takes at least one supervoxel")
-        edits.check_cleave(self.view(), body, svs)  # an id that is handed out is gone
-        new_body, _ = self.next_labels.allocate()
+        view = self.view()
+        edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
+        new_body = self._unused_label(view)
         moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
         if len(encoded := msgspec.json.encode(moved)) > MAX_MESSAGE:
             moved = {"DataRef": self.version.datastore.put_blob(encoded)}
@@ -906,6 +907,14 @@ class LabelMap(Datatype):
             return new_body, m.id
 
         return self.mutate(change, user=user, app=app, force=force)
+
+    def _unused_label(self, view: Space) -> int:
+        """The next label; one in use is skipped: administrators may have chosen a range with such labels."""
+        for _ in range(1000):
+            label, _ = self.next_labels.allocate()
+            if not edits.is_used(view, label):
+                return label
+        raise BadRequest(f"the 1000 labels up to {label} are in use: have an administrator set another next label")
 
     def renumber(
         self, pairs: Sequence[tuple[int, int]], *, user: str = "", app: str = "", force: bool = False

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Cleaved", "check_cleave", "check_renumber", "cleave", "merge", "renumber"]
+__all__ = ["Cleaved", "check_cleave", "check_renumber", "cleave", "is_used", "merge", "renumber"]
 
 _PAGES = 64
 
@@ -108,6 +108,8 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
     BadRequest
         As `check_cleave`.
     """
+    if is_used(space, new_body):
+        raise BadRequest(f"label {new_body} is in use, so it can't be the id of a new body")
     done = check_cleave(space, body, supervoxels)
     index = Index(space)
     for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
@@ -120,6 +122,11 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
     set_mapping(space, [new_body], 0)
     raise_max_label(space, new_body)
     return done
+
+
+def is_used(space: AnySpace, label: int) -> bool:
+    """Whether a label is a body or supervoxel of this version, or was one and is retired."""
+    return Index(space).header(label) is not None or bool(Mapping(space).entries([label])[0][0])
 
 
 def check_renumber(space: AnySpace, pairs: Sequence[tuple[int, int]]) -> None:

@@ -215,7 +215,8 @@ def _bucket_changes(before: Rows, after: Rows, region: tuple[int, int, int]) -> 
     if not len(starts):
         return _Bucket.decode(None)
     box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
-    return _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
+    changes = _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
+    return changes[changes.voxels != 0]  # the other supervoxels of the region are not this edit's business
 
 
 def _by_region(rows: Rows) -> Iterator[tuple[tuple[int, int, int], Rows]]:

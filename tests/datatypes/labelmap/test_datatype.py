@@ -435,3 +435,39 @@ def test_only_blocks_of_the_region_are_seen_and_written(seg, monkeypatch):
         seg.read((0, 0, 0), labels.shape, roi="other")
     with pytest.raises(BadRequest, match="scale"):
         seg.read((0, 0, 0), (8, 8, 8), 1, roi="zone")
+
+
+# ------------------------------------------------------------------ what an edit costs
+
+
+def test_labels_in_use_are_never_given_to_a_new_body(seg):
+    seg.write(blob(), (0, 0, 0))
+    seg.merge(5, [6])
+    seg.next_labels.start_from(4)
+    new, _ = seg.cleave(5, [6])
+    assert new == 7
+    assert list(seg.verify()) == []
+
+
+def test_a_merge_into_a_large_body_costs_what_it_changes(seg):
+    from dvid_dask.datatypes.labelmap.index import Index
+    from dvid_dask.datatypes.labelmap.rows import Rows
+
+    blocks = np.indices((40, 40, 40)).reshape(3, -1).T
+    svs = np.arange(len(blocks)) // 8 + 1000
+    large = Rows.of(blocks, svs, np.full(len(blocks), 9))
+    small = Rows.of(blocks[:10], np.arange(10) + 50_000, np.full(10, 3))
+
+    def load(_, space):
+        Index(space).update(1, large)
+        for body in range(50_000, 50_010):
+            Index(space).update(body, small[[body - 50_000]])
+
+    seg.mutate(load)
+    before = dict(seg.view().scan())
+    seg.merge(1, list(range(50_000, 50_010)))
+    after = dict(seg.view().scan())
+    written = {k: v for k, v in after.items() if before.get(k) != v}
+    assert len(written) < 20  # one page, a bucket per supervoxel, the header, mapping pages
+    assert sum(map(len, written.values())) < 60_000
+    assert seg.size(1) == 9 * 40**3 + 30
