@@ -253,7 +253,11 @@ class Transaction:
                 self._lost = True
         if keep and not self._lost:
             for key, value in zip(keys, self._base.get_many(keys), strict=True):
-                if value is not None:
+                if key == SEALED and value is not None and not self._base.sealed:
+                    # A branch begins with its source's seal, which says nothing here. As a key that everybody reads it
+                    # would be kept, that is written, by every commit, and make all of them conflict: drop it.
+                    self._kvstore.write(key, None)
+                elif value is not None:
                     self._keep(key, value)
 
     def _keep(self, key: bytes, value: bytes) -> None:

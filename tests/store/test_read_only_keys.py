@@ -80,3 +80,25 @@ def test_a_seal_outlives_forced_writes(tmp_path):
         t.join()
     assert tree.view(0).sealed
     check(tree, 90)
+
+
+def test_a_branch_of_a_sealed_tree_is_no_meeting_point(tmp_path):
+    # the seal that a branch begins with is read by every commit; kept there, it would make all of them conflict
+    store = make(tmp_path).store
+    store.seal("a")
+    branch = store.branch("a", "b")
+    branch.update(lambda tx: tx.put(b"first", b"1"))
+    attempts = []
+
+    def fn(tx):
+        attempts.append(1)
+        if len(attempts) == 1:  # somebody else commits to other keys in the meantime
+            store.tree("b").update(lambda other: other.put(b"theirs", b"2"))
+        tx.put(b"ours", b"3")
+
+    branch.update(fn)
+    assert len(attempts) == 1
+    assert branch.view().get_many([b"first", b"theirs", b"ours"]) == [b"1", b"2", b"3"]
+    store.seal("b")
+    assert store.tree("b").sealed
+    assert store.tree("a").sealed
