@@ -53,7 +53,6 @@ FACES = (
             *("keyrange", "keyrangevalues", "keyvalues", "key", "query"),
         ),
     ),
-    Face("roi", about="A region of interest: a set of blocks.", planned=("roi", "mask", "ptquery", "partition")),
     Face(
         "labelsz",
         about="Counts of annotations by label and kind, in order of size.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ArbitraryPlane, isotropic_size
-from dvid_dask.errors import BadRequest, NotSupported, UnknownInstance
+from dvid_dask.errors import BadRequest, UnknownInstance
 from dvid_dask.formats.images import encode_image, parse_format, resize_area
 
 from .face import Call, Face
@@ -93,7 +94,10 @@ def _scale(call: Call) -> int:
 
 
 def _region(call: Call) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None:
-    """The ``roi`` option: the region of that name at the same version, as a test of blocks."""
+    """The ``roi`` option: the region of that name at the same version, as a test of blocks.
+
+    Blocks of another size than the region's are in it if their middle voxel is.
+    """
     name = call.query.get("roi")
     if not name:
         return None
@@ -107,10 +111,7 @@ def _region(call: Call) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]] | No
         raise BadRequest(f"roi: {error}") from None
     if region.info.typename != "roi":
         raise BadRequest(f"roi: {name!r} is a {region.info.typename}, not a region of interest")
-    contains: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = getattr(region, "contains_blocks", None)
-    if contains is None:
-        raise NotSupported("reads and writes within a region of interest are not answered by this server yet")
-    return contains
+    return functools.partial(region.pin().contains_blocks, block_shape=call.instance.block_shape)
 
 
 def _pieces(arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:

@@ -24,7 +24,6 @@ __all__ = [
     "LabelVol",
     "Multichan16",
     "NeuronJSON",
-    "Roi",
     "TarSupervoxels",
 ]
 
@@ -128,24 +127,6 @@ class NeuronJSON(Datatype):
     typename = "neuronjson"
     typeurl = f"{URL}/neuronjson"
     reads_by_post = frozenset({"query"})
-
-
-@register
-class Roi(Datatype):
-    """A region of interest: a set of blocks."""
-
-    typename = "roi"
-    typeurl = f"{URL}/roi"
-    reads_by_post = frozenset({"ptquery"})
-
-    @classmethod
-    def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``BlockSize``."""
-        return {"BlockSize": integers(config, "blocksize", 1) or [32, 32, 32]}
-
-    def extended(self) -> dict[str, Any]:
-        """Block size, and the empty z range of an empty region."""
-        return {"BlockSize": self.info.settings["BlockSize"], "MinZ": INT32_MAX, "MaxZ": INT32_MIN}
 
 
 @register

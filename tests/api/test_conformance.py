@@ -1,4 +1,4 @@
-"""The recorded answers of a DVID server, replayed against ours: areas server, versions, instances and keyvalue."""
+"""The recorded answers of a DVID server, replayed against ours: server, versions, instances, keyvalue and roi."""
 
 import importlib.util
 import json
@@ -15,17 +15,10 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-AREAS = ("server", "versions", "instances", "keyvalue")
+AREAS = ("server", "versions", "instances", "keyvalue", "roi")
 
-ROI = "reads or writes regions of interest: roi has no operations yet, and answers 501"
 EXCEPTIONS = {
-    "server/create_repo_given_root": ROI,
-    "versions/admin_on_locked_node": ROI,
-    "versions/instances_at_all_versions": ROI,
-    "versions/locked_instances": ROI,
-    "versions/locked_reads_by_post": ROI,
-    "instances/head_requests": ROI,
-    "instances/names": ROI,
+    "versions/locked_reads_by_post": "writes to a neuronjson: that type has no operations yet, and answers 501",
     "instances/change_settings": (
         "after a refused POST info with VoxelSize x the reference shows VoxelSize [0]: a request that was answered 400 "
         "has damaged the settings. Ours changes nothing"

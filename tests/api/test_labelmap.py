@@ -22,11 +22,8 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-ROI = "needs an ROI: that type has no operations yet, and answers 501"
 SPLIT = "splits a supervoxel or body, which is answered 501 yet"
 EXCEPTIONS = {
-    "labelmap-voxels/roi_reads": ROI,
-    "labelmap-voxels/roi_writes": ROI,
     "labelmap-bodies/log_map_stats": "map-stats is answered 501 yet",
     **dict.fromkeys(
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
 from dvid_dask.datatypes.labelmap.sparse import Bounds, SparseVolume, coarse_runs
 from dvid_dask.datatypes.labelmap.verify import Problem, verify
 from dvid_dask.datatypes.labelmap.voxels import check_box, iter_blocks, iter_box, labels_at, read_box
-from dvid_dask.errors import BadRequest, NotFound, NotSupported
+from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats.label_index import LabelIndex
 from dvid_dask.versions.records import go_time, rfc3339
 
@@ -353,15 +354,12 @@ class LabelMap(Datatype):
     def roi(self, name: str, scale: int = 0) -> BlockFilter | None:
         """The blocks that an ROI instance of this version lets be seen; None for an empty name.
 
-        The instance answers by its method ``contains_blocks(block_zyx)``, in blocks of its own ``block_shape``. Where
-        that differs from this instance's, a block is seen if its middle voxel is in the region.
+        Where the ROI's blocks have another size than this instance's, a block is seen if its middle voxel is in it.
 
         Raises
         ------
         BadRequest
             If there is no such ROI, or the scale is not 0.
-        NotSupported
-            If ROIs can't be asked yet.
         """
         if not name:
             return None
@@ -370,17 +368,7 @@ class LabelMap(Datatype):
         if name not in self.version or self.version[name].typename != "roi":
             raise BadRequest(f"there is no ROI named {name!r}")
         region: Any = self.version[name]
-        if not hasattr(region, "contains_blocks"):
-            raise NotSupported("this build can't use ROIs as masks yet")
-        region = region.pin() if hasattr(region, "pin") else region
-        mine, its = np.array(self.block_shape, np.int64), np.array(region.block_shape, np.int64)
-
-        def seen(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
-            blocks = block_zyx.astype(np.int64)
-            if not (mine == its).all():
-                blocks = (blocks * mine + mine // 2) // its
-            return np.asarray(region.contains_blocks(blocks), np.bool_)
-
+        seen: BlockFilter = functools.partial(region.pin().contains_blocks, block_shape=self.block_shape)
         return seen
 
     # ------------------------------------------------------------------ writing voxels
