@@ -167,7 +167,8 @@ def bulk(folder: Path, count: int) -> None:
         store = Store.create(folder / f"bulk{processes}")
         store.create_tree("bulk")
         command = [sys.executable, __file__, "--write-part", store.url]
-        workers = [subprocess.Popen([*command, str(i), str(count)], stdout=subprocess.PIPE, text=True) for i in range(processes)]
+        commands = [[*command, str(i), str(count)] for i in range(processes)]
+        workers = [subprocess.Popen(c, stdout=subprocess.PIPE, text=True) for c in commands]
         seconds = [float(worker.communicate()[0]) for worker in workers]
         total = processes * count / max(seconds)
         rows.append([processes, f"{total:,.0f}/s", f"{total / processes:,.0f}/s"])
@@ -186,7 +187,10 @@ def diffs(store: Store, name: str, changes: int) -> None:
     found = len(list(store.diff(before, after)))
     seconds = timed(lambda: list(store.diff(before, after)), 3)
     whole = timed(lambda: [1 for a, b in zip(before.scan(), after.scan(), strict=True) if a != b])
-    rows = [["structural diff", found, nice(seconds), "1"], ["scan of both", found, nice(whole), f"{whole / seconds:.0f}"]]
+    rows = [
+        ["structural diff", found, nice(seconds), "1"],
+        ["scan of both", found, nice(whole), f"{whole / seconds:.0f}"],
+    ]
     table(f"Diff of {changes} changes in {count:,} keys", ["how", "changes", "time", "ratio"], rows)
 
 
@@ -197,7 +201,11 @@ def edits(folder: Path, count: int, base: int) -> None:
     store.gc(0)
     start = usage(folder / "edits/data")
     tree, rng = store.branch("base", "edited"), random.Random(4)
-    seconds = timed(lambda: [tree.update(lambda tx: tx.put(key(rng.randrange(base)), rng.randbytes(500))) for _ in range(count)])
+
+    def edit() -> None:
+        tree.update(lambda tx: tx.put(key(rng.randrange(base)), rng.randbytes(500)))
+
+    seconds = timed(lambda: [edit() for _ in range(count)])
     rows = []
 
     def row(what: str, spent: float) -> None:
@@ -241,7 +249,7 @@ class Ours:
 
 
 class Lmdb:
-    """Keys with a version at their end; a read finds the newest that is not newer than the one asked for (one branch)."""
+    """Keys with a version at their end; a read finds the newest not newer than the one asked for (one branch)."""
 
     name = "LMDB, versioned keys"
 
@@ -329,7 +337,8 @@ class Icechunk:
 
         session = self.repo.writable_session(self.branch)
         self.size = len(chunk)
-        array = zarr.create_array(session.store, shape=(n * self.size,), chunks=(self.size,), dtype="u1", compressors=None)
+        shape = (n * self.size,)
+        array = zarr.create_array(session.store, shape=shape, chunks=(self.size,), dtype="u1", compressors=None)
         for at in range(0, n, 10_000):
             stop = min(at + 10_000, n)
             array[at * self.size : stop * self.size] = np.tile(np.frombuffer(chunk, np.uint8), stop - at)
