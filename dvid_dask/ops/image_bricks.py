@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.imageblk import ImageBlk
+from dvid_dask.datatypes.imageblk import BlocksWritten, ImageBlk
 from dvid_dask.errors import Conflict
 from dvid_dask.formats import downsample
 from dvid_dask.ops.boxes import Box, Point
@@ -175,4 +175,6 @@ class _Brick:
         if self.used and space.get_many(list(self.used)) != list(self.used.values()):
             raise _ChangedMeanwhileError
         space.put_many(self.items)
+        if self.voxels:
+            m.publish(self.image, BlocksWritten(*self._inside(self.regions[0])))
         return {"voxels": self.voxels}

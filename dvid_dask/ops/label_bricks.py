@@ -17,6 +17,7 @@ from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, compress, decompress
 from dvid_dask.datatypes.labelmap.columns import pack, unpack
 from dvid_dask.datatypes.labelmap.counters import RESERVED, NextLabels
+from dvid_dask.datatypes.labelmap.events import BlocksWritten
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import label_blocks
@@ -404,6 +405,9 @@ class _Brick:
             slab.write(space)
         for partition, value in zip(self.partitions, self.rows, strict=True):
             space.put(rows_key(task.ledger, partition, self.index), value)
+        base = self.slabs[0]
+        if base.scale == 0 and base.new:
+            m.publish(task.ledger.instance, BlocksWritten(m.id, base.coords[sorted(base.new)]))
         return {"voxels": self.voxels, "max_label": self.max_label}
 
 

@@ -149,6 +149,29 @@ def test_the_mutation_log_says_what_was_ingested(repo):
     assert record.record["MutationID"] == record.id
 
 
+@pytest.mark.parametrize("typename", ["labelmap", "uint8blk"])
+def test_instances_that_follow_are_told_in_the_same_commit(repo, monkeypatch, typename):
+    notes = repo.new_instance("keyvalue", "notes")
+    monkeypatch.setattr(type(notes), "sync_partners", frozenset("*"))
+    heard = []
+
+    def on_event(self, m, event):
+        m.space(self).put(b"kheard", b"")
+        heard.append(event)
+
+    monkeypatch.setattr(type(notes), "on_event", on_event)
+    target = repo.new_instance(typename, "volume", {"BlockSize": "16,16,16"})
+    notes.set_syncs(["volume"])
+    volume = np.ones((64, 16, 16), np.uint64 if typename == "labelmap" else np.uint8)
+    ops.ingest(volume, target, brick_edge=32, progress=False)
+    if typename == "labelmap":
+        told = [tuple(b) for e in heard for b in e.block_zyx.tolist()]
+    else:
+        told = [(z, 0, 0) for e in heard for z in range(e.start[0] // 16, e.stop[0] // 16)]
+    assert sorted(told) == [(z, 0, 0) for z in range(4)]
+    assert repo["master"]["notes"].view(0).get(b"kheard") == b""
+
+
 # ------------------------------------------------------------------ images
 
 
