@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .backend import Backend
+from .codec import Interior, Leaf
 from .keys import bounds
 from .manifest import Root
-from .nodes import Interior, Leaf, load
+from .nodes import load
 from .view import View
 
 #: Keys whose values are compared by reading them, at a time.

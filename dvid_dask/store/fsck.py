@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import tensorstore as ts
-
 from . import manifest as manifests
 from .backend import Backend
+from .codec import Interior, Leaf
+from .commit import DATA, REFS, read_manifest
 from .diff import Node
 from .errors import BadStore, StoreError
 from .gc import JOURNAL
 from .locks import lock_files
 from .manifest import Root, decode
-from .nodes import Interior, Leaf, file_of, is_data_file, load
-from .tree import DATA, REFS, read_manifest
+from .nodes import file_of, is_data_file, load, node_bytes, read_node
 from .walk import Reached, first_root
 
 #: More errors than this are counted, not listed.
@@ -141,16 +140,13 @@ class _Check:
                 self.read_values()
 
     def read_values(self) -> None:
-        reads = [
-            (ts.ocdbt.dump(self.where.root, location, context=self.where.context), what)
-            for location, what in self.unread
-        ]
+        reads = [(location, read_node(self.where, location), what) for location, what in self.unread]
         self.unread = []
-        for read, what in reads:
+        for location, read, what in reads:
             try:
-                read.result()
-            except ValueError as error:
-                self.report.add(f"{what} can't be read ({error})")
+                node_bytes(self.where, location, read)
+            except BadStore as error:
+                self.report.add(f"{what}: {error}")
 
     def leftovers(self) -> None:
         report = self.report

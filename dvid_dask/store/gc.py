@@ -9,11 +9,11 @@ from pathlib import Path
 
 from . import manifest as manifests
 from .backend import Backend
+from .commit import DATA, read_manifest
 from .errors import BadStore
 from .locks import lock_files, remove_stale
 from .manifest import decode
 from .nodes import is_data_file
-from .tree import DATA, read_manifest
 from .walk import Reached, first_root
 
 #: Files found unreferenced, and since when: lines of "<unix time> <path>".

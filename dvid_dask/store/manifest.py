@@ -47,6 +47,11 @@ class Manifest:
         """Locations of the version tree's nodes that the manifest itself names, oldest first."""
         return [node["location"] for node in self.document["version_tree_nodes"]]
 
+    def continues(self, earlier: Manifest) -> bool:
+        """Tell whether this one is later in the same history, as far as its list of generations shows."""
+        last = earlier.document["versions"][-1]
+        return any(version == last for version in self.document["versions"])
+
     def single(self, generation: int) -> bytes:
         """Encode a manifest that holds the newest root alone, as the given generation."""
         last = dict(self.document["versions"][-1], generation_number=generation)
@@ -86,23 +91,6 @@ def decode(data: bytes) -> Manifest:
 
 _MAGIC = bytes.fromhex("0cdb3a2a")
 _VERSION = 0
-
-
-def whole(data: bytes) -> bytes:
-    """Return a manifest without what may follow it in its file.
-
-    tensorstore writes a file by writing its lock file and renaming that. A writer that is killed in between leaves a
-    lock file with content; the next one writes over it and does not cut it (0.1.86), so that the end of the older
-    content stays behind the new. A manifest knows its length and has a checksum at its end.
-    """
-    length = int.from_bytes(data[4:12], "little") if data[:4] == _MAGIC else 0
-    if not 13 <= length < len(data):
-        return data
-    try:
-        decode(data[:length])
-    except BadStore:
-        return data
-    return data[:length]
 
 
 def check(data: bytes, what: str) -> None:

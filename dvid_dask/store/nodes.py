@@ -14,6 +14,7 @@ import tensorstore as ts
 
 from . import manifest as manifests
 from .backend import Backend
+from .codec import Interior, Leaf, decode_node
 from .errors import BadStore, translate
 
 #: So many leaves, some 10^4 to 10^5 keys, are listed at once: what "bounded memory" means for a listing.
@@ -22,26 +23,6 @@ LEAVES = 32
 SMALL = 10_000
 #: Seconds for which the cuts of one state serve its successors as well. Cuts needn't be exact, only near enough.
 _FRESH = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Interior:
-    """An interior node: what its children begin with, where they lie, and how many keys each holds."""
-
-    height: int
-    keys: list[bytes]
-    locations: list[str]
-    prefixes: list[bytes]
-    counts: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A leaf: its keys, and of each value either where it lies or what it is."""
-
-    keys: list[bytes]
-    locations: list[str | None]
-    inline: list[bytes | None]
 
 
 _DATA_FILE = re.compile(r"[0-9a-f]{32}")
@@ -64,19 +45,31 @@ def file_of(location: str) -> str:
     return base + path
 
 
-def parse(document: dict[str, Any], prefix: bytes) -> Interior | Leaf:
-    """Turn a dumped node into ours. Keys in a node lack the prefix that is said by its parents."""
-    entries = document["entries"]
-    keys = [prefix + entry["key"] for entry in entries]
-    if document["height"] == 0:
-        return Leaf(keys, [e.get("indirect_value") for e in entries], [e.get("inline_value") for e in entries])
-    return Interior(
-        document["height"],
-        keys,
-        [entry["location"] for entry in entries],
-        [prefix + entry["subtree_common_prefix"] for entry in entries],
-        [entry["statistics"]["num_keys"] for entry in entries],
-    )
+def read_node(where: Backend, location: str) -> ts.Future[Any]:
+    """Begin to read the bytes of a node."""
+    _, base, path, offset, length = location.split(":")
+    at = int(offset)
+    return where.root.read(base + path, byte_range=slice(at, at + int(length)))
+
+
+def node_bytes(where: Backend, location: str, read: ts.Future[Any]) -> bytes:
+    """Return the bytes of a node.
+
+    Raises
+    ------
+    BadStore
+        Its file is missing or truncated.
+    """
+    try:
+        result = read.result()
+    except ValueError as error:
+        raise translate(error, f"reading the node at {location}", where.url) from error
+    if result.state == "missing":
+        raise BadStore(
+            f"{where.url}: data file {file_of(location)} is missing; a view older than gc's grace period loses its "
+            "files, else restore it from a backup (fsck names all that is missing)"
+        )
+    return bytes(result.value)
 
 
 def load(where: Backend, location: str, prefix: bytes) -> Interior | Leaf:
@@ -87,10 +80,16 @@ def load(where: Backend, location: str, prefix: bytes) -> Interior | Leaf:
     BadStore
         It is missing or damaged.
     """
+    data = node_bytes(where, location, read_node(where, location))
     try:
-        return parse(ts.ocdbt.dump(where.root, location, context=where.context).result(), prefix)
+        return decode_node(data, prefix)
     except ValueError as error:
-        raise translate(error, f"reading the node at {location}", where.url) from error
+        raise damaged(where, location, error) from error
+
+
+def damaged(where: Backend, location: str, error: ValueError) -> BadStore:
+    """Say that a node can't be decoded."""
+    return BadStore(f"{where.url}: the node at {location} is damaged ({error}); restore its file from a backup")
 
 
 class Interiors:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from .backend import Backend
+from .codec import Interior, Leaf
+from .commit import exchange, forget_numbered
 from .diff import Cursor, Found, Item, Node, compare
 from .errors import Conflict, StoreError
-from .manifest import NUMBERED
-from .nodes import Interior, Leaf, file_of, load
+from .nodes import file_of, load
 from .transaction import Transaction
-from .tree import REFS, Tree, manifest_path
+from .tree import Tree
 from .view import View
 from .walk import first_root, is_single
 
@@ -140,20 +141,16 @@ def _batches(keys: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
 
 def _drop_history(where: Backend, tree: Tree) -> bool:
     """Replace the manifest by one of the newest generation alone; False says that it has just changed."""
-    view = tree.view(0)
-    tree._state.heal()
-    if not view.sealed:
-        raise StoreError(f"{where.url}: tree {tree.name!r} was dropped and made again while it was sealed")
-    generation = view.manifest.generation + 1
-    new = view.manifest.single(generation)
-    if where.numbered:
-        done = where.write_new(f"{REFS}{tree.name}/{NUMBERED}{generation:016x}", new)
-    else:
-        done = where.replace(manifest_path(tree.name), view._manifest, new)
-    tree._state.committed()
-    if done and where.numbered:
-        folder = f"{REFS}{tree.name}/{NUMBERED}"
-        for number in where.list(folder):
-            if len(number) == 16 and int(number, 16) < generation:
-                where.delete(folder + number)
-    return done
+    state = tree._state
+    with state.turn():
+        view = state.view(0)
+        if not view.sealed:
+            raise StoreError(f"{where.url}: tree {tree.name!r} was dropped and made again while it was sealed")
+        generation = view.manifest.generation + 1
+        new = view.manifest.single(generation)
+        if not exchange(where, tree.name, view._manifest, new):
+            return False
+        state.adopt(new)
+        if where.numbered:
+            forget_numbered(where, tree.name, generation)
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ import tensorstore as ts
 
 from . import manifest as manifests
 from .backend import Backend, backend, canonical
+from .commit import REFS, exchange, locked, manifest_path, read_manifest
 from .diff import Change, diff
 from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
 from .fsck import FsckReport, check
 from .gc import GcReport, collect
 from .seal import SealReport, seal
-from .tree import REFS, Tree, TreeState, manifest_path, read_manifest
+from .tree import Tree, TreeState
 from .view import View
 
 FORMAT = "format.json"
@@ -246,25 +246,20 @@ class Store:
 
     def _new_tree(self, name: str, manifest: bytes) -> Tree:
         where = self._where
-        where.check()
-        folder = f"{REFS}{name}/"
-        exists = f"{self.url} has a tree {name!r} already; choose another name"
-        if where.numbered:
-            if read_manifest(where, name) is not None:
-                raise TreeExists(exists)
-            where.write(manifest_path(name), _format_of(where).numbered)
-            made = where.write_new(f"{folder}{manifests.NUMBERED}{1:016x}", manifest)
-        else:
-            made = where.write_new(manifest_path(name), manifest)
-        if not made:
-            raise TreeExists(exists)
-        where.sync_folder(REFS)
+        exists = read_manifest(where, name) is not None
+        if not exists:
+            if where.numbered:
+                where.write(manifest_path(name), _format_of(where).numbered)
+            with locked(where, name, create=True):
+                exists = not exchange(where, name, None, manifest)
+            if where.folder is not None:
+                where.sync_folder(REFS)
+        if exists:
+            raise TreeExists(f"{self.url} has a tree {name!r} already; choose another name")
         return Tree(self, _state(where, name))
 
     def drop_tree(self, name: str) -> None:
         """Drop a tree. Its data goes with the next `gc` that finds nobody else using it.
-
-        Whoever writes to the tree at this moment may bring an empty tree of its name back.
 
         Raises
         ------
@@ -274,19 +269,17 @@ class Store:
         self._writable()
         self.tree(name)
         where = self._where
-        folder = f"{REFS}{name}/"
-        if where.numbered:
-            # oldest first: until the last is gone, the tree is what it was
-            for path in sorted(where.list(folder + manifests.NUMBERED)):
-                where.delete(folder + manifests.NUMBERED + path)
-        else:
-            where.delete(manifest_path(name))
-        if where.folder is not None:
-            for path in (f"{manifest_path(name)}.__lock",):
-                (where.folder / path).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody made one of the same name again
-                (where.folder / folder).rmdir()
-            where.sync_folder(REFS)
+        with locked(where, name):
+            if where.folder is not None:
+                _remove_folder(where, name)
+            elif where.numbered:
+                # oldest first: until the last is gone, the tree is what it was
+                folder = f"{REFS}{name}/{manifests.NUMBERED}"
+                for path in sorted(path for path in where.list(folder) if len(path) == 16):
+                    where.delete(folder + path)
+                where.delete(manifest_path(name))
+            else:
+                where.delete(manifest_path(name))
         where.trees.pop(name, None)
 
     def seal(self, name: str, *, compact: bool = True) -> SealReport:
@@ -397,6 +390,19 @@ def _make_folder(folder: Path, place: str) -> None:
         raise StoreExists(f"{place} is not a folder; choose another place") from error
     except OSError as error:
         raise translate(error, "creating it", place) from error
+
+
+def _remove_folder(where: Backend, name: str) -> None:
+    folder = Path(f"{where.folder}/{REFS}{name}")
+    try:
+        (folder / manifests.NAME).unlink(missing_ok=True)
+        where.sync_folder(f"{REFS}{name}")
+        for path in folder.iterdir():
+            if path.is_file():
+                path.unlink()
+        folder.rmdir()
+    except OSError as error:
+        raise translate(error, f"dropping tree {name!r}", where.url) from error
 
 
 def _format_of(where: Backend) -> _Format:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
-
-import tensorstore as ts
 
 from . import manifest as manifests
 from .backend import Backend
-from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, code, is_conflict, translate
+from .commit import Writer, exchange, read_manifest, turn
+from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, translate
 from .nodes import Cuts
 from .transaction import Transaction
 from .view import Rover, View
@@ -26,34 +25,8 @@ T = TypeVar("T")
 
 #: Seconds for which an update retries while other writers win.
 PATIENCE = 60.0
-#: After so many lost attempts an update queues with others of this process that have lost as well.
-_POLITE = 3
-
-DATA = "data/"
-REFS = "refs/"
-
-
-def manifest_path(name: str) -> str:
-    """Return the path of a tree's manifest, or of the file that says that its manifests are numbered."""
-    return f"{REFS}{name}/{manifests.NAME}"
-
-
-def read_manifest(where: Backend, name: str) -> bytes | None:
-    """Return a tree's newest manifest, or None if there is no such tree."""
-    if not where.numbered:
-        data = where.read(manifest_path(name))
-        return None if data is None else manifests.whole(data)
-    folder = f"{REFS}{name}/"
-    for _ in range(10):
-        numbers = sorted(path for path in where.list(folder + manifests.NUMBERED) if len(path) == 16)
-        if not numbers:
-            return None
-        data = where.read(folder + manifests.NUMBERED + numbers[-1])
-        if data is not None:
-            return data
-    raise StoreError(
-        f"{where.url}: manifests of tree {name!r} vanish as soon as they are listed; is the tree being dropped?"
-    )
+#: A commit in a bucket that took longer, in seconds, looks whether it was overtaken by very many.
+_SLOW = 5.0
 
 
 class TreeState:
@@ -62,54 +35,32 @@ class TreeState:
     def __init__(self, where: Backend, name: str) -> None:
         self.where = where
         self.name = name
-        self.turn = threading.Lock()
+        self._mutex = threading.Lock()
         self._lock = threading.Lock()
-        self._live: ts.KvStore | None = None
+        self._writer: Writer | None = None
         self._rover: Rover | None = None
         self._cuts = Cuts()
         self._view: View | None = None
         self._checked = float("-inf")
         self._commits = 0
 
-    @property
-    def live(self) -> ts.KvStore:
-        """The tree as tensorstore writes it."""
-        if self._live is None:
-            where = self.where
-            spec = {
-                "driver": "ocdbt",
-                "base": where.spec,
-                "manifest": {**where.spec, "path": f"{where.spec.get('path', '')}{REFS}{self.name}/"},
-                "value_data_prefix": DATA,
-                "btree_node_data_prefix": DATA,
-                "version_tree_node_data_prefix": DATA,
-            }
-            self._live = ts.KvStore.open(spec, context=where.context).result()
-        return self._live
+    def turn(self) -> AbstractContextManager[None]:
+        """Be the one committer to the tree."""
+        return turn(self.where, self.name, self._mutex)
 
-    def heal(self) -> None:
-        """Cut what a killed writer has left behind the manifest; tensorstore would refuse to write the tree.
+    def writer(self) -> Writer:
+        """Return what all transactions of this process without arrays are written by."""
+        with self._lock:
+            if self._writer is None:
+                self._writer = Writer(self.where, self._view._manifest if self._view else b"")
+            return self._writer
 
-        Called before each write, and costs a look at the file's size where there is one.
-        """
-        folder, view = self.where.folder, self._view
-        if folder is None or view is None:
-            return
-        path = manifest_path(self.name)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.getsize(folder / path) == len(view._manifest):
-                return
-        for _ in range(10):  # what cuts it may itself meet a lock file with content
-            data = self.where.read(path)
-            if data is None or len(manifests.whole(data)) == len(data):
-                return
-            self.where.replace(path, data, manifests.whole(data))
-            self.committed()
-
-    def damaged(self) -> bool:
-        """Tell whether there is something behind the manifest that `heal` would cut."""
-        data = self.where.read(manifest_path(self.name))
-        return data is not None and len(manifests.whole(data)) < len(data)
+    def adopt(self, manifest: bytes) -> None:
+        """Note that this process has changed the tree, to this manifest."""
+        with self._lock:
+            self._commits += 1
+            self._checked = time.monotonic()
+            self._move(manifest)
 
     def committed(self) -> None:
         """Note that this process has changed the tree."""
@@ -141,6 +92,14 @@ class TreeState:
                 view = self._view
             if view is not None:
                 return view
+
+    def state(self, manifest: bytes) -> View:
+        """Return a view of a manifest that has just been read."""
+        with self._lock:
+            if self._view is None or self._view._manifest != manifest:
+                self._move(manifest)
+            view = self._view
+        return view or View(self.where, self.name, manifest)
 
     def _move(self, data: bytes) -> None:
         manifests.check(data, f"{self.where.url}: tree {self.name!r}")
@@ -236,51 +195,54 @@ class Tree:
         state = self._state
         self._store._writable()
         deadline = time.monotonic() + PATIENCE
-        attempt = 0
-        while True:
-            attempt += 1
-            if attempt > _POLITE:
-                with state.turn:
-                    done, result = self._attempt(fn, force)
-            else:
-                done, result = self._attempt(fn, force)
-            if done:
+        for attempt in count(1):
+            base = state.view(0)
+            if base.sealed and not force:
+                raise Sealed(f"{state.where.url}: tree {self.name!r} is sealed; branch it and write to the branch")
+            transaction = Transaction(base)
+            result = fn(transaction)
+            if not transaction._dirty or self._commit(transaction, base, deadline, force):
+                for callback in transaction._callbacks:
+                    callback()
                 return result
-            pause = random.uniform(0, min(0.5, 0.001 * 2**attempt)) * (20 if state.where.remote else 1)
-            if time.monotonic() + pause > deadline:
-                raise Conflict(
-                    f"{state.where.url}: tree {self.name!r} was changed by others during each of {attempt} attempts in "
-                    f"{PATIENCE:.0f} s; let fewer writers change the same keys, or make transactions smaller"
-                )
-            time.sleep(pause)
+            _pause(attempt, deadline, state)
+        raise StoreError("an endless count has ended")
 
-    def _attempt(self, fn: Callable[[Transaction], T], force: bool) -> tuple[bool, T]:
+    def _commit(self, transaction: Transaction, base: View, deadline: float, force: bool) -> bool:
+        """Commit; False says that somebody else changed what was read."""
         state = self._state
-        since = time.time()
-        base = state.view(0)
-        state.heal()
-        if base.sealed and not force:
-            raise Sealed(f"{state.where.url}: tree {self.name!r} is sealed; branch it and write to the branch")
+        where = state.where
         try:
-            transaction = Transaction(base, state.live, since)
-            try:
-                result = fn(transaction)
-            except BaseException:
-                transaction._abort()
-                raise
-        except ValueError as error:
-            if type(error) is ValueError and is_conflict(error):  # a read through the transaction's own kvstore
-                return False, None  # type: ignore[return-value]
-            raise
-        try:
-            if not transaction._commit():
-                return False, result
+            for attempt in count(1):
+                writer, prepared = transaction._prepare(state.writer)
+                with state.turn():
+                    begin = time.monotonic()
+                    manifest = read_manifest(where, self.name)
+                    if manifest is None:
+                        raise TreeNotFound(f"{where.url} has no tree {self.name!r}: it was dropped")
+                    if manifest != base._manifest:
+                        now = state.state(manifest)
+                        if (now.sealed and not force) or not transaction._holds(now):
+                            prepared.abort()
+                            return False
+                    new = writer.land(prepared, manifest)
+                    if exchange(where, self.name, manifest, new, slow=time.monotonic() - begin > _SLOW):
+                        state.adopt(new)
+                        return True
+                # another process was faster, as happens in buckets; what was read may be as it was all the same
+                if transaction._arrays is not None:
+                    return False
+                _pause(attempt, deadline, state)
         except (ValueError, OSError) as error:
-            if code(error) == "DATA_LOSS" and state.damaged():
-                return False, result  # a writer was killed since; the next attempt heals it
-            raise translate(error, f"committing to tree {self.name!r}", state.where.url) from error
-        finally:
-            state.committed()
-        for callback in transaction._callbacks:
-            callback()
-        return True, result
+            raise translate(error, f"committing to tree {self.name!r}", where.url) from error
+        return False
+
+
+def _pause(attempt: int, deadline: float, state: TreeState) -> None:
+    pause = random.uniform(0, min(0.5, 0.001 * 2**attempt)) * (20 if state.where.remote else 1)
+    if time.monotonic() + pause > deadline:
+        raise Conflict(
+            f"{state.where.url}: tree {state.name!r} was changed by others during each of {attempt} attempts in "
+            f"{PATIENCE:.0f} s; let fewer writers change the same keys, or make transactions smaller"
+        )
+    time.sleep(pause)

@@ -24,11 +24,13 @@ _BATCH = 4096
 _CACHED = 0
 
 
-def open_pinned(where: Backend, manifest: bytes, generation: int | None = None) -> tuple[ts.KvStore, ts.KvStore]:
+def open_pinned(
+    where: Backend, manifest: bytes, *, generation: int | None = None, prefix: str | None = None
+) -> tuple[ts.KvStore, ts.KvStore]:
     """Open the state that a manifest names, whatever becomes of the tree later.
 
     Returns the store, and the memory that holds its manifest, which lives as long as the store. With a generation
-    number, the store refuses writes.
+    number, the store refuses writes; with a prefix, writes put data files there.
     """
     context = ts.Context({"memory_key_value_store#pin": {}}, parent=where.context)
     memory_spec = {"driver": "memory", "memory_key_value_store": "memory_key_value_store#pin"}
@@ -37,6 +39,8 @@ def open_pinned(where: Backend, manifest: bytes, generation: int | None = None) 
     spec: dict[str, Any] = {"driver": "ocdbt", "base": where.spec, "manifest": memory_spec}
     if generation is not None:
         spec["version"] = generation
+    if prefix is not None:
+        spec |= {f"{kind}_data_prefix": prefix for kind in ("value", "btree_node", "version_tree_node")}
     return ts.KvStore.open(spec, context=context).result(), memory
 
 
@@ -200,7 +204,7 @@ class View:
             with self._lock:
                 if self._own is None:
                     self._where.check()
-                    self._own, _ = open_pinned(self._where, self._manifest, self.manifest.generation)
+                    self._own, _ = open_pinned(self._where, self._manifest, generation=self.manifest.generation)
                 own = self._own
         return own
 

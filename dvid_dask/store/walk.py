@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
-import cramjam
 import tensorstore as ts
 
 from . import manifest as manifests
 from .backend import Backend
+from .codec import Interior, decode_files
 from .errors import BadStore, translate
 from .manifest import Manifest, Root
-from .nodes import Interior, file_of, load
+from .nodes import damaged, file_of, load, node_bytes, read_node
 
 #: Nodes read ahead.
 _AHEAD = 64
@@ -111,72 +109,10 @@ def _digest(text: str) -> bytes:
 
 def leaf_files(where: Backend, locations: list[str]) -> Iterator[str]:
     """Iterate over the data files that the values of leaves lie in."""
-    reads: deque[tuple[str, Any]] = deque()
-    for location in locations:
-        _, base, path, offset, length = location.split(":")
-        at = int(offset)
-        reads.append((location, where.root.read(base + path, byte_range=slice(at, at + int(length)))))
-    while reads:
-        location, read = reads.popleft()
+    reads = [(location, read_node(where, location)) for location in locations]
+    for location, read in reads:
+        data = node_bytes(where, location, read)
         try:
-            result = read.result()
+            yield from decode_files(data)
         except ValueError as error:
-            raise translate(error, f"reading the node at {location}", where.url) from error
-        if result.state == "missing":
-            raise BadStore(
-                f"{where.url}: data file {file_of(location)} is missing; restore it from a backup, or run fsck for all"
-            )
-        yield from _file_table(bytes(result.value), location, where)
-
-
-_NODE = bytes.fromhex("0cdb20de")
-
-
-def _file_table(data: bytes, location: str, where: Backend) -> list[str]:
-    """Read the table of data files of an encoded node, which is the first thing in it after its height.
-
-    Format: https://google.github.io/tensorstore/kvstore/ocdbt/index.html#b-tree-node-format. To dump a node through
-    tensorstore and look at each of its entries takes thirty times longer.
-    """
-    try:
-        if data[:4] != _NODE or int.from_bytes(data[4:12], "little") != len(data):
-            raise ValueError("no node begins there")
-        version, at = _varint(data, 12)
-        compression, at = _varint(data, at)
-        if version != 0 or compression not in (0, 1):
-            raise ValueError(f"node format {version} with compression {compression} is unknown")
-        body = data[at:-4]
-        if compression == 1:
-            body = bytes(cramjam.zstd.decompress(body))
-        count, at = _varint(body, 1)
-        if count > len(body):
-            raise ValueError("its table of files is longer than itself")
-        numbers = []
-        for _ in range(3 * count - 1 if count else 0):
-            number, at = _varint(body, at)
-            numbers.append(number)
-        prefixes = [0, *numbers[: count - 1]] if count else []
-        files: list[str] = []
-        previous = b""
-        for prefix, suffix in zip(prefixes, numbers[count - 1 : 2 * count - 1], strict=True):
-            previous = previous[:prefix] + body[at : at + suffix]
-            at += suffix
-            files.append(previous.decode())
-    except (ValueError, IndexError, cramjam.DecompressionError) as error:
-        raise BadStore(
-            f"{where.url}: the node at {location} is damaged ({error}); restore its file from a backup"
-        ) from error
-    return files
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number has too many bytes")
+            raise damaged(where, location, error) from error

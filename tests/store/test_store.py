@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 
 import numpy as np
@@ -13,7 +14,6 @@ from dvid_dask.store import (
     ReadOnly,
     Sealed,
     Store,
-    StoreError,
     StoreExists,
     StoreNotFound,
     TreeExists,
@@ -207,7 +207,7 @@ def test_a_conflict_runs_the_function_again(store):
 
 @pytest.mark.parametrize(
     "how",
-    ["keys", "scan", "get_many", "read then delete", "read then delete range", "before arrays", "through kvstore"],
+    ["keys", "scan", "get_many", "read then delete", "read then delete range", "before arrays"],
 )
 def test_reads_of_all_kinds_are_checked(local, how):
     tree = local.create_tree("a")
@@ -216,9 +216,7 @@ def test_reads_of_all_kinds_are_checked(local, how):
 
     def work(tx):
         attempts.append(1)
-        if how == "through kvstore":
-            tx.kvstore.read(b"a").result()
-        elif how == "keys":
+        if how == "keys":
             list(tx.keys())
         elif how == "scan":
             list(tx.scan())
@@ -239,6 +237,80 @@ def test_reads_of_all_kinds_are_checked(local, how):
     tree.update(work)
     assert len(attempts) == 2
     assert tree.view().get(b"c") == b"3"
+
+
+@pytest.mark.parametrize(
+    ("read", "write", "attempts"),
+    [
+        (lambda tx: list(tx.keys(b"p", b"q")), b"p5", 2),  # inserted into a range that was read
+        (lambda tx: list(tx.scan(b"p", b"q")), b"p5", 2),
+        (lambda tx: list(tx.keys(b"p", b"q")), b"q", 1),  # just beyond
+        (lambda tx: list(tx.keys(b"p", b"q")), b"o", 1),
+        (lambda tx: next(tx.keys(b"p", b"q")), b"p0", 2),  # before the one key that was taken
+        (lambda tx: next(tx.keys(b"p", b"q")), b"p5", 1),  # after it, where nobody has looked
+        (lambda tx: list(tx.keys()), b"z", 2),
+        (lambda tx: tx.get(b"absent"), b"absent", 2),
+        (lambda tx: tx.get(b"absent"), b"absent2", 1),
+    ],
+)
+def test_keys_inserted_by_others_are_noticed(store, read, write, attempts):
+    tree = store.create_tree("a")
+    tree.update(lambda tx: tx.put_many((b"p%d" % i, b"1") for i in (1, 3, 7)))
+    runs = []
+
+    def work(tx):
+        runs.append(1)
+        read(tx)
+        if len(runs) == 1:
+            tree.update(lambda other: other.put(write, b"theirs"))
+        tx.put(b"mine", b"1")
+
+    tree.update(work)
+    assert len(runs) == attempts
+    assert tree.view().get(b"mine") == b"1"
+
+
+def test_two_writers_of_parts_of_one_chunk_are_both_kept(store):
+    tree = store.create_tree("a")
+    metadata = {
+        "shape": [8, 8],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [8, 8]}},
+    }
+
+    def array(tx):
+        return ts.open(
+            {"driver": "zarr3", "metadata": metadata},
+            kvstore=tx.kvstore / "v/",
+            create=True,
+            open=True,
+            transaction=tx.ts,
+        ).result()
+
+    tree.update(array)
+    both, runs = threading.Barrier(2, timeout=60), []
+
+    def write(part):
+        def work(tx):
+            opened = array(tx)
+            opened[part, :4] = part + 1
+            assert opened[part, 0].read().result() == part + 1  # an array sees what it has written
+            opened[part, 4:] = part + 1
+            tx.put(b"key%d" % part, b"1")
+            runs.append(part)
+            if len(runs) <= 2:
+                both.wait()
+
+        tree.update(work)
+
+    threads = [threading.Thread(target=write, args=(part,)) for part in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = ts.open({"driver": "zarr3"}, kvstore=tree.view().kvstore / "v/").result().read().result()
+    assert found.tolist() == [[1] * 8, [2] * 8] + [[0] * 8] * 6
+    assert tree.view().get_many([b"key0", b"key1"]) == [b"1", b"1"]
 
 
 def test_writes_that_read_nothing_of_each_other_both_succeed(store):
@@ -309,12 +381,6 @@ def test_arrays_are_part_of_the_commit(store):
         assert tx.get(b"header") == b"1"
         assert tx.get(b"other") is None
 
-    def reread(tx):
-        work(tx)
-        tx.get(b"v/array/zarr.json")
-
-    with pytest.raises(StoreError, match="through this transaction's kvstore"):
-        tree.update(reread)
     tree.update(work)
     view = tree.view()
     array = ts.open({"driver": "zarr3"}, kvstore=within(view.kvstore)).result()
