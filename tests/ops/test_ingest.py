@@ -24,10 +24,10 @@ def labelmap(repo, block=16, levels=2, name="seg", **settings):
 @pytest.mark.parametrize("edge", [None, 16, 32, 64])
 @pytest.mark.parametrize("offset", [(0, 0, 0), (-64, 32, 4096)])
 def test_all_scales_and_index_are_those_of_the_model(repo, offset, edge):
-    seg = labelmap(repo, levels=4)
+    seg = labelmap(repo, levels=3)
     volume = neurites((96, 64, 80))
     report = ops.ingest(volume, seg, offset=offset, brick_edge=edge, progress=False)
-    world = World(offset, volume.shape, (16, 16, 16), 4)
+    world = World(offset, volume.shape, (16, 16, 16), 3)
     world.write(volume, offset)
     world.check(seg)
     labels, counts = np.unique(volume[volume > 0], return_counts=True)
