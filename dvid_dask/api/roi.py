@@ -128,7 +128,7 @@ def get_partition(call: Call) -> Response:
     """Cut the region into subvolumes for work in batches; ``?batchsize=N`` blocks a side is needed.
 
     By default cubes of that size, spread over the region. ``?optimized=true`` (or ``on``): boxes that fit the region,
-    some of them a block longer. Every block of the region lies in exactly one subvolume; at most 2^20 subvolumes.
+    some of them a block longer. Every block of the region lies in exactly one subvolume; at most 2^22 subvolumes.
 
     Answer: JSON ``{"NumTotalBlocks", "NumActiveBlocks", "NumSubvolumes", "ROI": {"MinChunk", "MaxChunk"},
     "Subvolumes": [{"MinPoint", "MaxPoint", "MinChunk", "MaxChunk", "TotalBlocks", "ActiveBlocks"}]}``. Chunks are

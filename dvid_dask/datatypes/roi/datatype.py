@@ -270,7 +270,7 @@ class PinnedRoi:
         Raises
         ------
         BadRequest
-            `batch` is not from 1 to 2^20, or there would be more than 2^20 subvolumes.
+            `batch` is not from 1 to 2^20, or there would be more than 2^22 subvolumes.
         """
         if not 1 <= batch <= MAX_BATCH:
             raise BadRequest(f"a batch size of {batch} blocks: expected 1 to {MAX_BATCH}")

@@ -33,7 +33,7 @@ __all__ = ["MAX_BATCH", "MAX_SUBVOLUMES", "Partition", "optimized", "simple"]
 MAX_BATCH = 1 << 20
 """Largest size of a subvolume, in blocks a side: its volume has to fit a 64-bit integer."""
 
-MAX_SUBVOLUMES = 1 << 20
+MAX_SUBVOLUMES = 1 << 22
 """Most subvolumes that one partition may have."""
 
 
@@ -263,6 +263,8 @@ def _fit(
     # stretches of columns that hold something, with nothing between one and the next
     begins = x0[order][np.concatenate([[0], gap + 1])].tolist()
     stops = (furthest[np.concatenate([gap, [len(x0) - 1]])] + 1).tolist()
+    # at least so many will come: too many are refused before they are counted one by one
+    boxes.check(sum(max(0, (stop - begin) // (batch + 1) - 1) for begin, stop in zip(begins, stops, strict=True)))
     over = (stops[-1] - begins[0]) % batch
     out: list[tuple[int, int]] = []
     at, n = begins[0], 0
