@@ -609,10 +609,14 @@ class LabelMap(Datatype):
                 voxels[a : a + 4096] = [0 if h is None else h.voxels for h in found]
         else:
             bodies = LabelMapping(view).bodies(unique)
-            for body in np.unique(bodies).tolist():
-                if body:
-                    members = bodies == np.uint64(body)
-                    voxels[members] = index.voxels_of(body, unique[members])
+            order = np.argsort(bodies, kind="stable")
+            owners, starts = np.unique(bodies[order], return_index=True)
+            stops = np.append(starts[1:], len(order))
+            for a in range(0, len(owners), 4096):
+                for i, held in enumerate(index.headers(owners[a : a + 4096].tolist()), start=a):
+                    if held is not None:
+                        members = order[starts[i] : stops[i]]
+                        voxels[members] = index.voxels_of(int(owners[i]), unique[members])
         out[:] = voxels[where]
         return out
 
