@@ -877,7 +877,7 @@ class LabelMap(Datatype):
         svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
         if not len(svs):
             raise BadRequest("a cleave takes at least one supervoxel")
-        view = self.view()
+        view = self.view(0)
         edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
         new_body = self._unused_label(view)
         moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
@@ -928,7 +928,7 @@ class LabelMap(Datatype):
             return []
         if any(not 0 <= i <= RESERVED for pair in pairs for i in pair):
             raise BadRequest("ids of bodies are 1 to 2**64 - 1")
-        edits.check_renumber(self.view(), pairs)
+        edits.check_renumber(self.view(0), pairs)
         more = [self.repo.next_mutation_id() for _ in pairs[1:]]
 
         def change(m: Mutation, space: TxSpace) -> list[int]:
