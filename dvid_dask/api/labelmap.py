@@ -59,6 +59,9 @@ _Points: Any = list[list[int]] | None
 Handler = Callable[[Call], "Response"]
 
 MAX_INDICES = 50_000
+MAX_LIST_BYTES = 64 << 20  # of a JSON list of labels or points
+MAX_LIST_NUMBERS = 8 << 20  # in it; each takes some 35 bytes once decoded
+MAX_IMAGE = 1 << 29  # bytes of labels in one 2-d image, which is encoded whole
 MAX_LISTED = 10_000_000
 SMALL_READ = 16 << 20  # bytes of voxels answered in one piece
 MAX_LZ4 = 1 << 30  # bytes of voxels in one raw LZ4 block: it has to be in memory whole
@@ -118,15 +121,26 @@ def bounds_of(call: Call) -> Bounds:
 
 def json_body(call: Call) -> bytes:
     """The body of a request for many labels, checked against ``hash=`` (MD5)."""
-    data = call.body.all()
+    data = call.body.all(MAX_LIST_BYTES)
     wanted = call.query.get("hash")
     if wanted and hashlib.md5(data, usedforsecurity=False).hexdigest() != wanted:
         raise BadRequest(f"the body's MD5 is not {wanted[:80]}: it was changed on the way")
     return data
 
 
+def check_list(data: bytes) -> None:
+    """Refuse a JSON list whose decoded form would take far more memory than its text."""
+    numbers = data.count(b",") + 1
+    if len(data) > MAX_LIST_BYTES or numbers > MAX_LIST_NUMBERS:
+        raise BadRequest(
+            f"a list of about {numbers:,} numbers in {len(data):,} bytes; at most {MAX_LIST_NUMBERS:,} in "
+            f"{MAX_LIST_BYTES:,} bytes: ask in several requests"
+        )
+
+
 def labels_of(data: bytes) -> list[int]:
     """A JSON list of labels; null is an empty one."""
+    check_list(data)
     labels: list[int] = decode_json(data, _Labels) or []
     if max(labels, default=0) > UINT64_MAX:
         raise BadRequest("labels must be below 2**64")
@@ -254,6 +268,11 @@ def read_slice(call: Call, box: Box, size: tuple[int, ...], *, supervoxels: bool
     """Labels (rows, columns) of a slice."""
     images.parse_format(box.format or "png")
     shape = box.shape(size)
+    if 8 * shape[0] * shape[1] * shape[2] > MAX_IMAGE:
+        raise BadRequest(
+            f"a slice of {' x '.join(map(str, size))} labels has {8 * shape[0] * shape[1] * shape[2]:,} bytes; at most "
+            f"{MAX_IMAGE:,}: ask for parts of it, or for raw voxels"
+        )
     labels = of(call).read(
         zyx(box.offset), shape, scale_of(call), supervoxels=supervoxels, roi=call.query.get("roi", "")
     )
@@ -376,7 +395,9 @@ def get_labels(call: Call) -> Response:
     Options ``scale``, ``supervoxels=true`` and ``hash``, the MD5 of the body.
     """
     scale = scale_of(call)
-    points = decode_json(json_body(call), _Points) or []
+    data = json_body(call)
+    check_list(data)
+    points = decode_json(data, _Points) or []
     found = of(call).labels_at(points_array(points), scale, supervoxels=call.flag("supervoxels"))
     return json(found.tolist())
 
@@ -806,7 +827,7 @@ def get_supervoxel_splits(call: Call) -> Response:
 
 
 def edit_body(call: Call) -> list[int]:
-    return labels_of(call.body.all(limit=1 << 28))
+    return labels_of(call.body.all(MAX_LIST_BYTES))
 
 
 @face.post("merge")

@@ -294,3 +294,13 @@ def test_what_comes_later_says_so(client, seg):
     for keyword in ("split-supervoxel/7", "split/7", "fvdb/7", "proximity/7/9", "map-stats"):
         method = "POST" if keyword.startswith("split") else "GET"
         assert client.request(method, f"{seg}/{keyword}").status_code == 501
+
+
+class TestBoundedMemory:
+    def test_lists_of_too_many_numbers(self):
+        from dvid_dask.api.labelmap import MAX_LIST_NUMBERS, labels_of
+        from dvid_dask.errors import BadRequest
+
+        assert len(labels_of(b"[" + b"1," * 999_999 + b"1]")) == 1_000_000
+        with pytest.raises(BadRequest, match="ask in several requests"):
+            labels_of(b"[" + b"1," * MAX_LIST_NUMBERS + b"1]")
