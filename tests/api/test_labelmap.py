@@ -257,9 +257,9 @@ def test_a_million_points(client, seg):
 
 
 def test_long_streams_have_their_length(client, seg, monkeypatch):
-    from dvid_dask.api import labelmap
+    from dvid_dask.api.labelmap import voxels
 
-    monkeypatch.setattr(labelmap, "SMALL_READ", 1000)
+    monkeypatch.setattr(voxels, "SMALL_READ", 1000)
     whole = client.get(f"{seg}/raw/0_1_2/40_20_20/-3_-2_-1")
     assert whole.headers["content-length"] == str(len(whole.content)) == str(8 * 40 * 20 * 20)
     packed = client.get(f"{seg}/raw/0_1_2/40_20_20/-3_-2_-1?compression=gzip")
@@ -298,7 +298,7 @@ def test_what_comes_later_says_so(client, seg):
 
 class TestBoundedMemory:
     def test_lists_of_too_many_numbers(self):
-        from dvid_dask.api.labelmap import MAX_LIST_NUMBERS, labels_of
+        from dvid_dask.api.labelmap.request import MAX_LIST_NUMBERS, labels_of
         from dvid_dask.errors import BadRequest
 
         assert len(labels_of(b"[" + b"1," * 999_999 + b"1]")) == 1_000_000

@@ -1,7 +1,7 @@
 """labelmap: supervoxels in compressed label blocks, bodies by a mapping, an index of which body is where.
 
 ========================  ==========================================================================
-`datatype`                `LabelMap`, the instance at a version: every operation begins here
+`datatype`, `methods`     `LabelMap`, the instance at a version: every operation begins here
 `blocks`, `voxels`        stored label blocks; reading boxes, points and blocks
 `writes`, `downres`       writing voxels with all that depends on them; coarser scales
 `index`, `rows`           the label index in pages

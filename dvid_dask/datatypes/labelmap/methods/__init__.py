@@ -1,0 +1,11 @@
+"""The methods of `LabelMap`, a class to each subject.
+
+====================  ==========================================================
+`instance`            settings, extents, ids
+`voxels`, `writing`   voxels read and written
+`bodies`              bodies and supervoxels: which, how large, where
+`index`               the label index and the mapping, as they are kept
+`editing`             merge, cleave, renumber
+`history`             what happened
+====================  ==========================================================
+"""

@@ -1,0 +1,146 @@
+"""Edits of bodies: merge, cleave, renumber."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from dvid_dask.datatypes.labelmap import edits, events
+from dvid_dask.datatypes.labelmap.counters import RESERVED
+from dvid_dask.datatypes.labelmap.index import Stamp
+from dvid_dask.errors import BadRequest
+from dvid_dask.versions.records import go_time, rfc3339
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from dvid_dask.datatypes.base import Mutation, Space, TxSpace
+
+from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
+
+__all__ = ["Editing"]
+
+
+MAX_MESSAGE = 980 * 1024
+"""Bytes of a mutation's record from which on its list of supervoxels is kept as a blob, as in DVID."""
+
+
+class Editing(Bodies):
+    """Changes of the bodies of a labelmap."""
+
+    def merge(self, target: int, others: Sequence[int], *, user: str = "", app: str = "", force: bool = False) -> int:
+        """Make bodies part of another; returns the mutation id.
+
+        Raises
+        ------
+        BadRequest
+            If a body doesn't exist or is named wrongly; nothing is changed.
+        """
+        merged = list(dict.fromkeys(int(o) for o in others))
+
+        def change(m: Mutation, space: TxSpace) -> int:
+            edits.merge(space, target, merged, self._stamp(m))
+            self._log(m, "merge-complete", Target=target, Labels=merged)
+            m.publish(self, events.BodiesMerged(m.id, target, tuple(merged)))
+            return m.id
+
+        return self.mutate(change, user=user, app=app, force=force)
+
+    def cleave(
+        self, body: int, supervoxels: ArrayLike, *, user: str = "", app: str = "", force: bool = False
+    ) -> tuple[int, int]:
+        """Make supervoxels of a body a new body; returns its id and the mutation id.
+
+        Raises
+        ------
+        BadRequest
+            If the body doesn't exist, a supervoxel isn't part of it, or none would stay; nothing is changed.
+        """
+        self.resolve(body)
+        self.check_open(force)
+        svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
+        if not len(svs):
+            raise BadRequest("a cleave takes at least one supervoxel")
+        view = self.view(0)
+        edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
+        new_body = self._unused_label(view)
+        moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
+        if len(encoded := msgspec.json.encode(moved)) > MAX_MESSAGE:
+            moved = {"DataRef": self.version.datastore.put_blob(encoded)}
+
+        def change(m: Mutation, space: TxSpace) -> tuple[int, int]:
+            done = edits.cleave(space, body, new_body, svs, self._stamp(m))
+            self._log(
+                m,
+                "cleave-complete",
+                OrigLabel=body,
+                CleavedLabel=new_body,
+                **moved,
+                CleavedSize=done.cleaved_voxels,
+                RemainSize=done.remaining_voxels,
+            )
+            m.publish(self, events.BodyCleaved(m.id, body, new_body, svs))
+            return new_body, m.id
+
+        return self.mutate(change, user=user, app=app, force=force)
+
+    def _unused_label(self, view: Space) -> int:
+        """The next label; one in use is skipped: administrators may have chosen a range with such labels."""
+        for _ in range(1000):
+            label, _ = self.next_labels.allocate()
+            if not edits.is_used(view, label):
+                return label
+        raise BadRequest(f"the 1000 labels up to {label} are in use: have an administrator set another next label")
+
+    def renumber(
+        self, pairs: Sequence[tuple[int, int]], *, user: str = "", app: str = "", force: bool = False
+    ) -> list[int]:
+        """Give bodies other ids: pairs (new, old), one after the other, all or none.
+
+        Returns
+        -------
+        list of int
+            The mutation id of each pair.
+
+        Raises
+        ------
+        BadRequest
+            If an old body doesn't exist, a new one does, or an id is 0; nothing is changed.
+        """
+        self.check_open(force)
+        if not pairs:
+            return []
+        if any(not 0 <= i <= RESERVED for pair in pairs for i in pair):
+            raise BadRequest("ids of bodies are 1 to 2**64 - 1")
+        edits.check_renumber(self.view(0), pairs)
+        more = [self.repo.next_mutation_id() for _ in pairs[1:]]
+
+        def change(m: Mutation, space: TxSpace) -> list[int]:
+            ids = [m.id, *more]
+            for mutation, (new, old) in zip(ids, pairs, strict=True):
+                edits.renumber(space, old, new, self._stamp(m, mutation))
+                self._log(m, "renumber-complete", mutation, NewLabel=new, OrigLabel=old)
+                m.publish(self, events.BodyRenumbered(mutation, old, new))
+            return ids
+
+        self.next_labels.raise_to(max(new for new, _ in pairs))
+        return self.mutate(change, user=user, app=app, force=force)
+
+    @staticmethod
+    def _stamp(m: Mutation, mutation: int | None = None) -> Stamp:
+        return Stamp(m.id if mutation is None else mutation, rfc3339(m.time), m.user, m.app)
+
+    def _log(self, m: Mutation, action: str, mutation: int | None = None, **fields: Any) -> None:
+        record = {
+            "Action": action,
+            "MutationID": m.id if mutation is None else mutation,
+            "UUID": self.version.uuid,
+            "Timestamp": go_time(m.time),
+            **({"User": m.user} if m.user else {}),
+            **({"App": m.app} if m.app else {}),
+            **fields,
+        }
+        m.log(self, dict(sorted(record.items())))

@@ -1,0 +1,179 @@
+"""What a labelmap is made of: settings, extents, counters of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dvid_dask.datatypes.base import Datatype
+from dvid_dask.datatypes.labelmap import extents
+from dvid_dask.datatypes.labelmap.blocks import Layout
+from dvid_dask.datatypes.labelmap.counters import NextLabels
+from dvid_dask.datatypes.labelmap.extents import Extents
+from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
+from dvid_dask.errors import BadRequest
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Instance"]
+
+
+Point = tuple[int, int, int]
+
+
+class Instance(Datatype):
+    """Settings, extents and ids of a labelmap at a version."""
+
+    @classmethod
+    def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `dvid_dask.datatypes.labelmap.settings`."""
+        return new_settings(config)
+
+    @property
+    def layout(self) -> Layout:
+        """Block shape (z, y, x) and number of coarser scales."""
+        x, y, z = self.info.settings["BlockSize"]
+        return Layout((z, y, x), self.info.settings["MaxDownresLevel"])
+
+    @property
+    def block_shape(self) -> Point:
+        """Voxels of a block (z, y, x)."""
+        return self.layout.block_shape
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Size of a voxel (z, y, x) in `voxel_units`."""
+        x, y, z = self.info.settings["VoxelSize"]
+        return z, y, x
+
+    @property
+    def voxel_units(self) -> tuple[str, str, str]:
+        """Units of the axes (z, y, x)."""
+        x, y, z = self.info.settings["VoxelUnits"]
+        return z, y, x
+
+    @property
+    def indexed(self) -> bool:
+        """Whether a label index is kept."""
+        return bool(self.info.settings["IndexedLabels"])
+
+    @property
+    def next_labels(self) -> NextLabels:
+        """The counters of ids, shared by all versions."""
+        return NextLabels(self.repo, self.info.data_uuid)
+
+    def change_settings(self, config: Mapping[str, Any]) -> None:
+        """Change settings from a configuration of strings, names in any case. They hold at all versions.
+
+        Raises
+        ------
+        BadRequest
+            When a value can't be used, or the block size of an instance with voxels would change.
+        """
+        changes = changed_settings(config)
+        if changes.get("BlockSize", self.info.settings["BlockSize"]) != self.info.settings["BlockSize"] and (
+            self.next_labels.largest or self.extents() is not None
+        ):
+            raise BadRequest("BlockSize can't be changed once voxels are stored: make another instance")
+        self.update_settings(**changes)
+
+    def set_resolution(self, size_xyz: Sequence[float]) -> None:
+        """Set the size of a voxel (x, y, z), at all versions."""
+        self.update_settings(VoxelSize=[float(v) for v in size_xyz])
+
+    def extents(self) -> Extents | None:
+        """First and last voxel written at this version or its ancestors, or as set; None if there is none."""
+        held = extents.read_extents(self.view())
+        settings = self.info.settings
+        if held is None and settings.get("MinPoint") and settings.get("MaxPoint"):
+            held = Extents.of(settings["MinPoint"][::-1], settings["MaxPoint"][::-1])
+        return held
+
+    def set_extents(
+        self, min_point: Sequence[int], max_point: Sequence[int], *, user: str = "", app: str = "", force: bool = False
+    ) -> None:
+        """Set the extents of this version: first and last voxel (x, y, z), both inclusive."""
+        new = Extents.of(list(min_point)[::-1], list(max_point)[::-1])
+        self.mutate(lambda _, space: extents.set_extents(space, new), user=user, app=app, force=force)
+
+    def extended(self) -> dict[str, Any]:
+        """The labelmap's part of ``info``."""
+        largest = extents.max_label(self.view())
+        labels = self.next_labels
+        return {
+            **self._properties(),
+            "MaxLabel": {str(self.version.id): largest} if largest else {},
+            "MaxRepoLabel": labels.largest,
+            "NextLabel": labels.chosen,
+            "IndexedLabels": self.indexed,
+            "MaxDownresLevel": self.layout.levels,
+        }
+
+    def _properties(self) -> dict[str, Any]:
+        settings = self.info.settings
+        first, last = self._corners()
+        block = settings["BlockSize"]
+        return {
+            "Values": [{"DataType": "uint64", "Label": "labelmap"}],
+            "Interpolable": False,
+            "BlockSize": block,
+            "VoxelSize": settings["VoxelSize"],
+            "VoxelUnits": settings["VoxelUnits"],
+            "MinPoint": first,
+            "MaxPoint": last,
+            "MinIndex": None if first is None else [p // b for p, b in zip(first, block, strict=True)],
+            "MaxIndex": None if last is None else [p // b for p, b in zip(last, block, strict=True)],
+            "Background": settings["Background"],
+            "GridStore": settings["GridStore"],
+            "ScaleLevel": settings["ScaleLevel"],
+        }
+
+    def _corners(self) -> tuple[list[int] | None, list[int] | None]:
+        held = self.extents()
+        return (None, None) if held is None else (list(held.first[::-1]), list(held.last[::-1]))
+
+    def describe(self) -> dict[str, Any]:
+        """DVID's ``info`` of the instance."""
+        first, last = self._corners()
+        return {**super().describe(), "Extents": {"MinPoint": first, "MaxPoint": last}}
+
+    def metadata(self) -> dict[str, Any]:
+        """Axes with resolution, units and extents, as DVID's ``metadata``."""
+        settings = self.info.settings
+        first, last = self._corners()
+        axes = [
+            {
+                "Label": name,
+                "Resolution": settings["VoxelSize"][i],
+                "Units": settings["VoxelUnits"][i],
+                "Size": 0 if first is None or last is None else last[i] - first[i] + 1,
+                "Offset": 0 if first is None else first[i],
+            }
+            for i, name in enumerate("XYZ")
+        ]
+        return {"Axes": axes, "Properties": self._properties()}
+
+    # ------------------------------------------------------------------ ids
+
+    def max_label(self) -> int:
+        """The largest label of this version and its ancestors, 0 if there is none."""
+        return extents.max_label(self.view())
+
+    def raise_max_label(self, label: int, *, force: bool = False) -> None:
+        """Make the largest label of this version at least `label`."""
+        self.next_labels.raise_to(label)
+        self.mutate(lambda _, space: extents.raise_max_label(space, label), force=force)
+
+    def allocate_labels(self, n: int = 1, *, force: bool = False) -> tuple[int, int]:
+        """Reserve `n` ids that nobody else gets; first and last.
+
+        Raises
+        ------
+        BadRequest
+            If `n` is not positive or the ids run out.
+        """
+        self.check_open(force)
+        first, last = self.next_labels.allocate(n)
+        self.mutate(lambda _, space: extents.raise_max_label(space, last), force=force)
+        return first, last
