@@ -1,4 +1,4 @@
-"""LabelMap over a real store: random edits over branches against the model, then the single promises."""
+"""LabelMap over a real store: its single promises. Random histories of all of them are in `test_machine`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 import dvid_dask
 from dvid_dask.datatypes.labelmap import Bounds
@@ -18,144 +15,11 @@ from dvid_dask.formats.block_stream import block_to_payload
 from dvid_dask.formats.label_blocks import encode_block, solid_block
 from dvid_dask.formats.rles import rles_to_mask
 
-from .model import BLOCK, OFFSET, SHAPE, Model
-
 
 @pytest.fixture
 def seg():
     version = dvid_dask.create("memory://").new_repo("fly")["master"]
     return version.repo.new_instance("labelmap", "seg", {"BlockSize": "16,16,16", "MaxDownresLevel": "1"})
-
-
-def check_all(seg, model: Model) -> None:
-    """Every read says what the model says."""
-    assert (seg.read(OFFSET, SHAPE, supervoxels=True) == model.voxels).all()
-    assert (seg.read(OFFSET, SHAPE) == model.bodies()).all()
-    half = [o // 2 for o in OFFSET]
-    assert (seg.read(half, [n // 2 for n in SHAPE], 1, supervoxels=True) == model.coarse()).all()
-    bodies = model.all_bodies()
-    assert list(seg.bodies()) == bodies
-    view = model.bodies()
-    assert seg.sizes(bodies).tolist() == [int((view == b).sum()) for b in bodies]
-    svs = [int(s) for s in np.unique(model.voxels) if s]
-    assert seg.sizes(svs, supervoxels=True).tolist() == [int((model.voxels == s).sum()) for s in svs]
-    assert seg.mapping(svs).tolist() == [model.body(s) for s in svs]
-    for body in bodies[:4]:
-        index = seg.index(body)
-        rows = zip(index.block_zyx.tolist(), index.supervoxel.tolist(), index.count.tolist(), strict=True)
-        assert {(*b, s): n for b, s, n in rows} == model.index(body)
-        mask = rles_to_mask(seg.sparse(body).all_runs(), OFFSET, SHAPE)
-        assert (mask == (view == body)).all()
-        assert seg.supervoxels_of(body).id.tolist() == model.supervoxels(body)
-    assert list(seg.verify()) == []
-
-
-class Edits(RuleBasedStateMachine):
-    versions = Bundle("versions")
-
-    @initialize(target=versions, seed=st.integers(0, 99))
-    def start(self, seed):
-        version = dvid_dask.create("memory://").new_repo("fly")["master"]
-        seg = version.repo.new_instance("labelmap", "seg", {"BlockSize": "16,16,16", "MaxDownresLevel": "1"})
-        model = Model()
-        self.write_somewhere(seg, model, seed, (0, 0, 0), SHAPE)
-        self.branches = 0
-        self.used = set(range(1, 9))
-        return seg, model
-
-    @staticmethod
-    def write_somewhere(seg, model, seed, start, shape):
-        rng = np.random.default_rng(seed)
-        small = rng.integers(0, 9, [n // 8 for n in shape]).astype(np.uint64)
-        labels = small.repeat(8, 0).repeat(8, 1).repeat(8, 2)
-        labels[rng.random(shape) < 0.01] = rng.integers(0, 9)
-        seg.write(labels, [s + o for s, o in zip(start, OFFSET, strict=True)])
-        model.write(start, labels)
-
-    @rule(state=versions, seed=st.integers(0, 99), z=st.integers(0, 1), x=st.integers(0, 2))
-    def write(self, state, seed, z, x):
-        self.write_somewhere(*state, seed, (z * BLOCK, 0, x * BLOCK), (BLOCK, SHAPE[1], BLOCK))
-
-    @rule(state=versions, choice=st.lists(st.integers(0, 20), min_size=2, max_size=4))
-    def merge(self, state, choice):
-        seg, model = state
-        bodies = model.all_bodies()
-        chosen = list(dict.fromkeys(bodies[c % len(bodies)] for c in choice)) if bodies else []
-        if len(chosen) > 1:
-            seg.merge(chosen[0], chosen[1:])
-            model.merge(chosen[0], chosen[1:])
-
-    @rule(state=versions, which=st.integers(0, 20), share=st.integers(0, 5))
-    def cleave(self, state, which, share):
-        seg, model = state
-        bodies = [b for b in model.all_bodies() if len(model.supervoxels(b)) > 1]
-        if bodies:
-            body = bodies[which % len(bodies)]
-            svs = model.supervoxels(body)
-            svs = svs[: 1 + share % (len(svs) - 1)]
-            new, _ = seg.cleave(body, svs)
-            assert new not in self.used
-            self.used.add(new)
-            model.cleave(new, svs)
-
-    @rule(state=versions, which=st.integers(0, 20), new=st.integers(100, 120))
-    def renumber(self, state, which, new):
-        seg, model = state
-        bodies = model.all_bodies()
-        if bodies and new not in bodies and new not in self.used:
-            old = bodies[which % len(bodies)]
-            seg.renumber([(new, old)])
-            self.used.add(new)
-            model.renumber(new, old)
-
-    @rule(state=versions)
-    def refuse(self, state):
-        seg, model = state
-        before = seg.view().token
-        bodies = [*model.all_bodies(), 1]
-        for wrong in (
-            lambda: seg.merge(bodies[0], [bodies[0]]),
-            lambda: seg.merge(bodies[0], [999_999]),
-            lambda: seg.merge(bodies[0], []),
-            lambda: seg.cleave(bodies[0], [999_999]),
-            lambda: seg.cleave(bodies[0], []),
-            lambda: seg.renumber([(0, bodies[0])]),
-            lambda: seg.renumber([(999_998, 999_999)]),
-            lambda: seg.write(np.ones((16, 16, 8), np.uint64), (0, 0, 0)),
-        ):
-            with pytest.raises(BadRequest):
-                wrong()
-        assert seg.view().token == before
-
-    @precondition(lambda self: self.branches < 3)
-    @rule(target=versions, state=consumes(versions))
-    def branch(self, state):
-        seg, model = state
-        seg.version.commit()
-        self.branches += 1
-        child = seg.version.new_branch(f"b{self.branches}")
-        self.frozen = (seg, model)
-        return child["seg"], model.copy()
-
-    @invariant()
-    def parents_stay(self):
-        if hasattr(self, "frozen"):
-            seg, model = self.frozen
-            assert (seg.read(OFFSET, SHAPE) == model.bodies()).all()
-
-    @rule(state=versions)
-    def read(self, state):
-        check_all(*state)
-
-    def teardown(self):
-        if hasattr(self, "frozen"):
-            check_all(*self.frozen)
-
-
-TestEdits = Edits.TestCase
-TestEdits.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
 
 
 def blob(shape=(32, 32, 32)):
