@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from dvid_dask.api import ServerConfig, nodes, repos, server
-from dvid_dask.api.config import _WITHOUT_EFFECT, _File
+from dvid_dask.api.config import _WITHOUT_EFFECT, KafkaConfig, _File
 from dvid_dask.api.faces import all_faces
 from dvid_dask.api.routes import Route
 from dvid_dask.cli.app import app
@@ -74,11 +74,12 @@ def _text(docstring: str) -> str:
 
 def configuration() -> str:
     """The keys of the TOML file that have a meaning, and DVID's keys that have none."""
-    described = _attributes(inspect.getdoc(ServerConfig) or "")
-    attributes = {name.replace("_", ""): name for name in described} | {"rwmode": "mode", "logfile": "log_file"}
-    defaults = ServerConfig()
+    renamed = {"rwmode": "mode", "logfile": "log_file"}
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for section, key, kind in configuration_keys():
+        defaults = KafkaConfig() if section == "kafka" else ServerConfig()
+        described = _attributes(inspect.getdoc(type(defaults)) or "")
+        attributes = {name.replace("_", ""): name for name in described} | renamed
         attribute = attributes.get(key.replace("_", ""))
         if attribute is None:
             meaning, default = "Refused where it demands authentication: there is none.", ""

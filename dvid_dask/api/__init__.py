@@ -6,7 +6,17 @@
 from __future__ import annotations
 
 from .app import create_app
-from .config import ConfigError, ServerConfig, load_config, parse_config
+from .config import ConfigError, KafkaConfig, ServerConfig, load_config, parse_config
+from .kafka import KafkaPublisher
 from .serve import serve
 
-__all__ = ["ConfigError", "ServerConfig", "create_app", "load_config", "parse_config", "serve"]
+__all__ = [
+    "ConfigError",
+    "KafkaConfig",
+    "KafkaPublisher",
+    "ServerConfig",
+    "create_app",
+    "load_config",
+    "parse_config",
+    "serve",
+]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-__all__ = ["ConfigError", "ServerConfig", "load_config", "parse_config"]
+__all__ = ["ConfigError", "KafkaConfig", "ServerConfig", "load_config", "parse_config"]
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,38 @@ Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 
 class ConfigError(ValueError):
     """The configuration can't be used: wrong syntax, a wrong type, or a demand that this server can't meet."""
+
+
+class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where mutations are announced; see :mod:`dvid_dask.api.kafka`.
+
+    Attributes
+    ----------
+    servers : tuple of str
+        Brokers to begin with, ``host:port``. Without any, nothing is sent.
+    topic_prefix : str
+        First part of the names of all topics but that of activity.
+    topic_suffixes : tuple of str
+        ``<data uuid>:<suffix>``: the topic of this data instance ends in ``-<suffix>``.
+    topic_activity : str
+        Topic that gets a record of each request; empty = ``dvidactivity-<host>``.
+    buffer_size : int
+        Messages that wait at most while no broker can be reached; 0 = 100,000. Beyond them the newest are lost.
+    sec_protocol : str
+        ``PLAINTEXT``, ``SSL``, ``SASL_PLAINTEXT`` or ``SASL_SSL``; empty = ``PLAINTEXT``.
+    sasl_mechanisms, sasl_username, sasl_password : str
+        How the server proves to the brokers who it is, as ``SCRAM-SHA-512``.
+    """
+
+    servers: tuple[str, ...] = ()
+    topic_prefix: str = ""
+    topic_suffixes: tuple[str, ...] = ()
+    topic_activity: str = ""
+    buffer_size: int = 0
+    sec_protocol: str = ""
+    sasl_mechanisms: str = ""
+    sasl_username: str = ""
+    sasl_password: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +104,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Bytes that all such bodies together may hold; beyond it 503.
     body_timeout : float
         Seconds that a client may stay silent in the middle of a body.
+    kafka : KafkaConfig
+        Where mutations are announced.
     path, text : str
         The file it came from and what stood in it.
     """
@@ -97,6 +131,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int = 1 << 30
     body_memory: int = 2 << 30
     body_timeout: float = 120.0
+    kafka: KafkaConfig = KafkaConfig()
     path: str = ""
     text: str = ""
 
@@ -130,10 +165,23 @@ class _Logging(msgspec.Struct, kw_only=True):
     logfile: Text = ""
 
 
+class _Kafka(msgspec.Struct, kw_only=True):
+    servers: list[Text] = []
+    topicprefix: Text = ""
+    topicsuffixes: list[Text] = []
+    topicactivity: Text = ""
+    buffersize: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    secprotocol: Text = ""
+    saslmechanisms: Text = ""
+    saslusername: Text = ""
+    saslpassword: Text = ""
+
+
 class _File(msgspec.Struct, kw_only=True):
     server: _Server = msgspec.field(default_factory=_Server)
     auth: _Auth = msgspec.field(default_factory=_Auth)
     logging: _Logging = msgspec.field(default_factory=_Logging)
+    kafka: _Kafka = msgspec.field(default_factory=_Kafka)
 
 
 # Keys of DVID that have a meaning there and none here, and what its owner should know.
@@ -149,7 +197,6 @@ _WITHOUT_EFFECT: dict[str, str] = {
     "mutations.jsonstore": "the mutation log is always kept, in the store itself",
     "mutations.blobstore": "blobs are always kept, in the store itself",
     "mutations.httpstore": "requests are not recorded",
-    "kafka": "accepted, but no messages are sent yet",
     "mirror": "writes are NOT mirrored",
     "email": "no mail is sent",
     "logging.max_log_size": "the log is not rotated",
@@ -183,7 +230,7 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
     Raises
     ------
     ConfigError
-        Not TOML, a value of the wrong type, or authentication demanded.
+        Not TOML, a value of the wrong type, a topic suffix without its data UUID, or authentication demanded.
 
     Examples
     --------
@@ -202,6 +249,8 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
     _refuse_auth(parsed.auth)
     for message in _remarks(raw):
         log.warning("%s: %s", where, message)
+    if "kafka" in raw and not parsed.kafka.servers:
+        log.warning("%s: kafka.servers is empty, so no messages are sent", where)
 
     folder = path.parent if path else Path()
 
@@ -226,8 +275,27 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
         min_mutation_id_start=s.min_mutation_id_start,
         shutdown_delay=defaults.shutdown_delay if s.shutdowndelay is None else s.shutdowndelay,
         log_file=at(parsed.logging.logfile),
+        kafka=_kafka(parsed.kafka, where),
         path=str(path) if path else "",
         text=content,
+    )
+
+
+def _kafka(k: _Kafka, where: str) -> KafkaConfig:
+    for spec in k.topicsuffixes:
+        data_uuid, _, suffix = spec.partition(":")
+        if not data_uuid or not suffix or ":" in suffix:
+            raise ConfigError(f'{where}: kafka.topicSuffixes holds "{spec}": expected "<data uuid>:<suffix>"')
+    return KafkaConfig(
+        servers=tuple(k.servers),
+        topic_prefix=k.topicprefix,
+        topic_suffixes=tuple(k.topicsuffixes),
+        topic_activity=k.topicactivity,
+        buffer_size=k.buffersize,
+        sec_protocol=k.secprotocol,
+        sasl_mechanisms=k.saslmechanisms,
+        sasl_username=k.saslusername,
+        sasl_password=k.saslpassword,
     )
 
 

@@ -1,7 +1,8 @@
 """What happens around every request, as plain ASGI layers, outermost first.
 
 =====================  ========================================================================================
-:class:`Door`          request id, counters, latency of pings, the log line; 503 while shutting down
+:class:`Door`          request id, counters, latency of pings, the log line, the record of activity; 503 while shutting
+                       down
 :class:`Cors`          who may read the answer from a browser, also where it is an error
 :class:`Failures`      any exception becomes an answer, or breaks the connection off where the answer has begun
 :class:`CleanPath`     ``//``, ``/./`` and ``/../`` are answered 301; broken percent-encoding 400
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("dvid_dask.access")
 
 SILENT = frozenset({"/api/heartbeat", "/api/load", "/api/user-latencies"})
+ACTIVITY = ("/api/server/", "/api/repo/", "/api/node/")
 
 
 class Door:
@@ -56,16 +58,18 @@ class Door:
         server = self.server
         scope["dvid.id"] = next(self._ids)
         begun = time.perf_counter()
-        status = 0
+        status = length_out = 0
         length_in = next((int(v) for k, v in scope["headers"] if k == b"content-length"), 0)
         server.load.request(scope["method"], length_in)
 
         async def counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, length_out
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
-                server.load.sent(len(message.get("body", b"")))
+                count = len(message.get("body", b""))
+                length_out += count
+                server.load.sent(count)
             await send(message)
 
         silent = scope["path"] in SILENT
@@ -84,10 +88,36 @@ class Door:
                 user = first_values(scope["query_string"]).get("u")
                 if user:
                     server.latencies.ping(user, round(milliseconds))
+            if server.record_activity is not None and scope["path"].startswith(ACTIVITY):
+                server.record_activity(_activity(scope, status, milliseconds, length_in, length_out))
             if server.config.access_log and not silent:
                 access.info(
                     "%s %s %s %d %.1f ms", scope["dvid.id"], scope["method"], scope["path"], status, milliseconds
                 )
+
+
+def _activity(scope: Scope, status: int, milliseconds: float, length_in: int, length_out: int) -> dict[str, object]:
+    """What DVID's activity topic gets of a request."""
+    query = first_values(scope["query_string"])
+    uri = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    if scope["query_string"]:
+        uri += "?" + _TOKEN.sub(r"\1...", scope["query_string"].decode("latin-1"))
+    return {
+        "time": int(time.time()),
+        "duration": round(milliseconds, 3),
+        "status": status,
+        "user": query.get("u", ""),
+        "client": query.get("app", ""),
+        "method": scope["method"],
+        "uri": uri,
+        "bytes_in": length_in,
+        "bytes_out": length_out,
+        "remote_addr": client_address(scope),
+    }
+
+
+# who reads the topic must not become an administrator by it
+_TOKEN = re.compile(r"(\badmintoken=)[^&;]*", re.IGNORECASE)
 
 
 class Cors:

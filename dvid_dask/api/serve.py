@@ -20,6 +20,7 @@ import dvid_dask
 
 from .app import create_app
 from .config import ConfigError, ServerConfig
+from .kafka import publishing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.versions import Datastore
 
+    from .kafka import KafkaPublisher
     from .state import ServerState
 
 __all__ = ["Server", "serve"]
@@ -62,7 +64,8 @@ def serve(
     Raises
     ------
     ConfigError
-        The address is no ``host:port``, or can't be listened on.
+        The address is no ``host:port``, or can't be listened on; Kafka is configured and its client is missing or
+        refuses the configuration.
     """
     config = config or ServerConfig()
     if not config.admin_token:
@@ -76,17 +79,26 @@ def serve(
             datastore = held.enter_context(dvid_dask.open(os.fspath(store), read_only=nobody_writes))
         else:
             datastore = store
-        with _pid_file(config.pid_file):
-            whole = _run(datastore, config, at, number, announce)
+        with _pid_file(config.pid_file), publishing(datastore, config) as publisher:
+            whole = _run(datastore, config, at, number, announce, publisher)
         if not whole:
             # threads still at work would keep the process alive; commits are all or nothing, so nothing waits for them
             logging.shutdown()
             os._exit(1)
 
 
-def _run(datastore: Datastore, config: ServerConfig, host: str, port: int, announce: Callable[[str], None]) -> bool:
+def _run(
+    datastore: Datastore,
+    config: ServerConfig,
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    publisher: KafkaPublisher | None,
+) -> bool:
     """Serve until told to stop; returns whether all requests could finish."""
     app = create_app(datastore, config)
+    if publisher is not None:
+        app.state.server.record_activity = publisher.activity
     listener = _listen(host, port)
     options = uvicorn.Config(
         app, http=_protocol(), lifespan="off", log_config=None, access_log=False, server_header=False

@@ -23,6 +23,7 @@ from dvid_dask.errors import BadRequest
 from .common import help_text
 from .face import Request
 from .faces import all_faces, face_of
+from .kafka import activity_topic
 from .nodes import LIMIT, convert, fold
 from .repos import need_admin
 from .responses import json, text
@@ -163,6 +164,10 @@ def get_info(request: Request) -> Response:
         "Max Open Files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         "Server": f"dvid-dask {_package_version()}, Python {platform.python_version()}",
     }
+    if config.kafka.servers:
+        info["Kafka Servers"] = ",".join(config.kafka.servers)
+        info["Kafka Activity Topic"] = activity_topic(config)
+        info["Kafka Topic Prefix"] = config.kafka.topic_prefix
     if config.mode:
         info["Mode"] = "read only" if config.mode == "readonly" else "allow writes on committed nodes"
     return json(info)

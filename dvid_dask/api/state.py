@@ -16,7 +16,7 @@ from dvid_dask.errors import BadRequest, TooBusy
 from .config import ServerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dvid_dask.versions import Datastore
 
@@ -42,6 +42,8 @@ class ServerState:
         False from the moment that the server is told to stop: all but heartbeat and load get 503.
     in_flight : int
         Requests being answered now. Changed on the event loop only.
+    record_activity : callable or None
+        Gets a record of each request at the server, a repository or a version; must not wait.
     """
 
     def __init__(self, datastore: Datastore, config: ServerConfig | None = None) -> None:
@@ -56,6 +58,7 @@ class ServerState:
         self.available = True
         self.in_flight = 0
         self.listening = ""
+        self.record_activity: Callable[[dict[str, Any]], None] | None = None
 
     @property
     def read_only(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from dvid_dask.errors import LockedVersion
+from dvid_dask.versions.feed import Message
 from dvid_dask.versions.mutation import Mutation, MutationRecord, mutate, read_log
 from dvid_dask.versions.records import InstanceInfo
 from dvid_dask.versions.registry import lookup, register
@@ -190,6 +191,12 @@ class Datatype:
             raise LockedVersion(
                 f"version {self.version.uuid} is committed: make a new version from it to change {self.name!r}"
             )
+
+    def tell(self, record: dict[str, Any]) -> None:
+        """Tell watchers of something that is done and no mutation; see `Mutation.announce` and `Mutation.report`."""
+        feed = self.version.datastore.feed
+        if feed:
+            feed.tell([Message(self.repo.root, self.info.data_uuid, record)])
 
     def on_event(self, m: Mutation, event: object) -> None:
         """Take part in the commit of an instance this one follows. The default does nothing."""

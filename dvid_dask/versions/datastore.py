@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dvid_dask import store as storage
@@ -19,6 +19,7 @@ from dvid_dask.versions import counters
 from dvid_dask.versions.blobs import TREE as BLOBS
 from dvid_dask.versions.blobs import Blobs
 from dvid_dask.versions.counters import FIRST_MUTATION, Counter, MutationIds
+from dvid_dask.versions.feed import WAITING, Feed, Message, Watcher
 from dvid_dask.versions.meta import MetaChange, MetaTree
 from dvid_dask.versions.records import NodeRecord, RepoRecord, is_hex_uuid, new_uuid, now
 from dvid_dask.versions.state import State
@@ -134,6 +135,8 @@ class Datastore:
         self._mutation_ids: dict[int, MutationIds] = {}
         self._blobs: Blobs | None = None
         self.sealer = Sealer(self, compact)
+        #: who is told of mutations; see `watch`
+        self.feed = Feed()
 
     @classmethod
     def create(cls, store: Store, **options: Any) -> Datastore:
@@ -150,7 +153,10 @@ class Datastore:
         return _reopen, (self.store.url, self.store.read_only, self.sealer.mode)
 
     def close(self) -> None:
-        """Finish the compaction that runs, drop those that wait; they can be run again by `compact`."""
+        """Deliver what watchers wait for, and finish the compaction that runs. Those that wait are dropped: they can be
+        run again by `compact`.
+        """
+        self.feed.close()
         self.sealer.close()
 
     def __enter__(self) -> Datastore:
@@ -325,6 +331,40 @@ class Datastore:
             When `ref` is no URL-safe base64 text.
         """
         return self.blobs.get(ref)
+
+    # ------------------------------------------------------------------ watching
+
+    def watch(self, receive: Callable[[Message], None], *, waiting: int = WAITING) -> Watcher:
+        """Be told of every mutation that is made through this object.
+
+        Messages are DVID's: of a mutation that begins (``merge``), of one that is done (``merge-complete``, once its
+        commit is durable), of ids handed out, of versions made. Mutations made by other processes, also by the
+        workers of a Dask cluster, are not heard of.
+
+        Parameters
+        ----------
+        receive : callable
+            Gets each `Message`, in a thread of its own. What it raises is logged; how long it takes slows no mutation.
+        waiting : int
+            Messages that may wait for it; what comes beyond them is lost to it, and the log says so.
+
+        Returns
+        -------
+        Watcher
+            Stop by its ``close()`` or use it in a ``with`` block: at the end all that was told is delivered.
+
+        Examples
+        --------
+        >>> import dvid_dask
+        >>> ds = dvid_dask.create("memory://")
+        >>> notes = ds.new_repo().new_instance("keyvalue", "notes")
+        >>> heard = []
+        >>> with ds.watch(heard.append):
+        ...     notes["soma"] = b"left"
+        >>> [(m.record["Action"], m.record["Key"], m.data == notes.info.data_uuid) for m in heard]
+        [('postkv', 'soma', True)]
+        """
+        return self.feed.watch(receive, waiting=waiting)
 
     # ------------------------------------------------------------------ counters
 

@@ -21,6 +21,7 @@ import msgspec
 
 from dvid_dask.errors import BadRequest, LockedVersion
 from dvid_dask.store import Sealed, prefix_end
+from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import InstanceInfo, now
 from dvid_dask.versions.space import TxSpace
 
@@ -96,7 +97,17 @@ class Mutation:
         The one commit.
     """
 
-    def __init__(self, mid: int, user: str, app: str, version: Version, tx: Transaction, tree: str, vid: int) -> None:
+    def __init__(
+        self,
+        mid: int,
+        user: str,
+        app: str,
+        version: Version,
+        tx: Transaction,
+        tree: str,
+        vid: int,
+        voice: Voice | None = None,
+    ) -> None:
         self.id = mid
         self.user = user
         self.app = app
@@ -105,6 +116,7 @@ class Mutation:
         self.tx = tx
         self._tree = tree
         self._vid = vid
+        self._voice = voice
         self._records: dict[int, list[dict[str, Any]]] = {}
         self._published: list[str] = []
         #: (subscriber, event) pairs that can't be part of this commit and follow it
@@ -130,8 +142,27 @@ class Mutation:
         return self.version.tree(info).name == self._tree
 
     def log(self, instance: HasInfo, record: dict[str, Any]) -> None:
-        """Add a record to the instance's JSON mutation log; it is part of the commit."""
+        """Add a record to the instance's JSON mutation log; it is part of the commit. Watchers get it afterwards."""
         self._records.setdefault(instance.info.id, []).append(record)
+        self.report(instance, record)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is told of this mutation."""
+        return self._voice is not None
+
+    def announce(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """Tell watchers what begins, before the commit; said once, however often the mutation is tried.
+
+        Call it when all checks are done. Attempts announce the same in the same order.
+        """
+        if self._voice is not None:
+            self._voice.announce(instance, record)
+
+    def report(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """Tell watchers something once the commit is durable. It isn't kept in the log."""
+        if self._voice is not None:
+            self._voice.later(instance, record)
 
     def publish(self, source: Datatype, event: object) -> None:
         """Tell the instances that sync with `source`; what they do about it is part of this commit.
@@ -192,9 +223,13 @@ def mutate(
     vid = record.id if info.versioned else version.repo.state().root.id
     mid = version.repo.next_mutation_id()
     last: list[Mutation] = []
+    feed = version.datastore.feed
+    voice = Voice(feed, version.repo.root) if feed else None
 
     def attempt(tx: Transaction) -> T:
-        m = Mutation(mid, user, app, version, tx, tree.name, vid)
+        if voice is not None:
+            voice.begin()
+        m = Mutation(mid, user, app, version, tx, tree.name, vid, voice)
         result = fn(m, m.space(instance))
         m.finish()
         last[:] = [m]
@@ -216,6 +251,8 @@ def mutate(
                 f"version {record.uuid} is being committed right now; if it stays open, its commit was interrupted: "
                 "commit it again"
             ) from None
+    if voice is not None:
+        voice.done()
     for subscriber, event in last[0].followups:
         mutate(subscriber, partial(_follow, subscriber=subscriber, event=event), user=user, app=app, force=force)
     return result

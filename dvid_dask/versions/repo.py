@@ -357,6 +357,7 @@ class Repo:
             meta.log(self.id, 0, [f"New data instance {name!r} of type {typename} at {node.uuid}: {config}"], now())
 
         self.datastore.meta.update(insert)
+        self.datastore.feed.operation(self, "newinstance", UUID=at.uuid, Typename=typename, Dataname=name)
         return at[name]
 
     def _ensure_unversioned_tree(self) -> None:

@@ -246,6 +246,7 @@ class Version:
             change.log(self.repo.id, self.id, lines, at)
 
         self.datastore.meta.update(lock)
+        self.datastore.feed.operation(self.repo, "commit", UUID=record.uuid, Note=note, Log=lines or None)
         self.datastore.sealer.compact_later(record.tree)
 
     def newversion(self, note: str = "", uuid: str | None = None) -> Version:
@@ -265,7 +266,9 @@ class Version:
         Conflict
             When it has a child on its branch, or a version has that UUID.
         """
-        return self._child(self.record.branch, note, uuid)
+        child = self._child(self.record.branch, note, uuid)
+        self._tell_child("newversion", child, note)
+        return child
 
     def new_branch(self, name: str, note: str = "", uuid: str | None = None) -> Version:
         """Make the first version of a new branch; under this version's own branch name, the next version.
@@ -291,7 +294,9 @@ class Version:
             raise BadRequest(
                 f"branch name {name!r} can't be: no selector could hold its colon, slash or control character"
             )
-        return self._child(name, note, uuid)
+        child = self._child(name, note, uuid)
+        self._tell_child("branch", child, note, Branch=name)
+        return child
 
     def tag(self, name: str, note: str = "") -> Version:
         """Name this version for ever: a committed child whose UUID is the text of the tag.
@@ -309,7 +314,13 @@ class Version:
         """
         check_uuid_text(name, "tag")
         note = note or f"tag {name!r} of version {self.uuid}"
-        return self._child(f"tag-{name}", note, name, locked=True)
+        child = self._child(f"tag-{name}", note, name, locked=True)
+        self._tell_child("tag", child, note, Branch=f"tag-{name}", Tag=name)
+        return child
+
+    def _tell_child(self, action: str, child: Version, note: str, **fields: str) -> None:
+        if self.datastore.feed:
+            self.datastore.feed.operation(self.repo, action, Parent=self.uuid, Child=child.uuid, Note=note, **fields)
 
     def _child(self, branch: str, note: str, uuid: str | None, *, locked: bool = False) -> Version:
         if not isinstance(note, str):
@@ -401,6 +412,7 @@ class Version:
             meta.put(msgspec.structs.replace(held, note=note, updated=now()))
 
         self.datastore.meta.update(change)
+        self.datastore.feed.operation(self.repo, "nodenote", UUID=self.uuid, Note=note)
 
     def add_log(self, lines: str | Iterable[str], *, force: bool = False) -> None:
         """Append lines to the log.
@@ -417,6 +429,7 @@ class Version:
             meta.log(self.repo.id, self.id, texts, now())
 
         self.datastore.meta.update(change)
+        self.datastore.feed.operation(self.repo, "nodelog", UUID=self.uuid, Log=texts)
 
     @staticmethod
     def _check_open(record: NodeRecord, force: bool) -> None:

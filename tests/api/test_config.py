@@ -71,7 +71,7 @@ def test_what_has_no_effect_is_said(caplog):
         parse_config("[server]\ncorsDomain = []\n")
     said = caplog.text
     for name in (
-        *("server.rpcaddress", "server.instance_id_gen", "[kafka]", "[store]", "[backend]", "mutations.jsonstore"),
+        *("server.rpcaddress", "server.instance_id_gen", "[store]", "[backend]", "mutations.jsonstore"),
         *("logging.max_log_size", "[nonsense] is unknown", "[email]", "server.corsdomain is unknown"),
     ):
         assert name in said

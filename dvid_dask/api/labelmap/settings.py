@@ -78,5 +78,5 @@ def post_set_nextlabel(call: Call) -> Response:
     need_admin(call)
     label = parse_label(call.arg(0, "a label"))
     ceiling = call.query.get("ceiling")
-    of(call).next_labels.start_from(label, None if not ceiling else parse_label(ceiling, "ceiling"))
+    of(call).set_next_label(label, None if not ceiling else parse_label(ceiling, "ceiling"))
     return empty()

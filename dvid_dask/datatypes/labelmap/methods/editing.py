@@ -24,6 +24,9 @@ from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 __all__ = ["Editing"]
 
 
+#: Fields of a mutation's record that are known only when it is done.
+_AT_THE_END = frozenset({"CleavedSize", "RemainSize", "SplitSize"})
+
 MAX_MESSAGE = 980 * 1024
 """Bytes of a mutation's record from which on its list of supervoxels is kept as a blob, as in DVID."""
 
@@ -143,4 +146,8 @@ class Editing(Bodies):
             **({"App": m.app} if m.app else {}),
             **fields,
         }
-        m.log(self, dict(sorted(record.items())))
+        record = dict(sorted(record.items()))
+        if m.watched and action.endswith("-complete"):
+            begun = {k: v for k, v in record.items() if k not in _AT_THE_END}
+            m.announce(self, begun | {"Action": action.removesuffix("-complete")})
+        m.log(self, record)

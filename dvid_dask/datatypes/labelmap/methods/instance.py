@@ -12,9 +12,12 @@ from dvid_dask.datatypes.labelmap.counters import NextLabels
 from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
 from dvid_dask.errors import BadRequest
+from dvid_dask.versions.records import go_time, now
 
 if TYPE_CHECKING:
-    pass
+    from datetime import datetime
+
+    from dvid_dask.datatypes.base import Mutation, TxSpace
 
 __all__ = ["Instance"]
 
@@ -163,7 +166,13 @@ class Instance(Datatype):
     def raise_max_label(self, label: int, *, force: bool = False) -> None:
         """Make the largest label of this version at least `label`."""
         self.next_labels.raise_to(label)
-        self.mutate(lambda _, space: extents.raise_max_label(space, label), force=force)
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            if extents.max_label(space) < label:
+                extents.raise_max_label(space, label)
+                m.report(self, {"Action": "post-maxlabel", "MaxLabel": label, **self._when(m.time)})
+
+        self.mutate(change, force=force)
 
     def allocate_labels(self, n: int = 1, *, force: bool = False) -> tuple[int, int]:
         """Reserve `n` ids that nobody else gets; first and last.
@@ -175,5 +184,32 @@ class Instance(Datatype):
         """
         self.check_open(force)
         first, last = self.next_labels.allocate(n)
-        self.mutate(lambda _, space: extents.raise_max_label(space, last), force=force)
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            extents.raise_max_label(space, last)
+            m.report(self, {"Action": "post-nextlabel", "Start Label": first, "End Label": last, **self._when(m.time)})
+
+        self.mutate(change, force=force)
         return first, last
+
+    def set_next_label(self, label: int, ceiling: int | None = None) -> None:
+        """Hand out ids after `label` from now on, at all versions; nothing checks whether they are unused.
+
+        Parameters
+        ----------
+        label
+            1 to 2**64 - 2.
+        ceiling
+            Last id to hand out; 0 for none, None to keep what there is.
+
+        Raises
+        ------
+        BadRequest
+            If the label can't be used or lies above the ceiling.
+        """
+        self.next_labels.start_from(label, ceiling)
+        limit = {} if ceiling is None else {"Ceiling": ceiling}
+        self.tell({"Action": "setnextlabel", "Next Label": label, **limit, **self._when(now())})
+
+    def _when(self, moment: datetime) -> dict[str, Any]:
+        return {"Timestamp": go_time(moment), "UUID": self.version.uuid}

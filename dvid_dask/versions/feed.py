@@ -1,0 +1,264 @@
+"""Who is told of mutations, and how: a queue and a thread for each watcher, so that no mutation waits for one.
+
+===================  ==========================================================================================
+`Message`            what a watcher gets
+`Feed`               the watchers of a datastore
+`Watcher`            one of them: a bounded queue, a thread that empties it
+`Voice`              what one mutation says, however often it is tried
+===================  ==========================================================================================
+
+A mutation may be told of when it begins (before its commit) and is told of when it is done (its commit is durable):
+the records of its log, and what else datatypes report. One that fails is never told of as done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dvid_dask.versions.records import InstanceInfo
+    from dvid_dask.versions.repo import Repo
+
+__all__ = ["Feed", "Message", "Seldom", "Voice", "Watcher"]
+
+log = logging.getLogger(__name__)
+
+#: Messages that may wait for a watcher; what comes beyond them is lost to it.
+WAITING = 100_000
+
+
+class Message(NamedTuple):
+    """What a watcher is told.
+
+    Attributes
+    ----------
+    repo : str
+        UUID of the repository's root.
+    data : str
+        Data UUID of the instance; empty for an operation on the repository itself.
+    record : dict
+        In DVID's form; ``Action`` says what happened. Not to be changed: other watchers get the same.
+    """
+
+    repo: str
+    data: str
+    record: dict[str, Any]
+
+
+class HasInfo(Protocol):
+    """What a message needs to know of an instance."""
+
+    @property
+    def info(self) -> InstanceInfo: ...
+
+
+class Seldom:
+    """Log lines of one kind, at most one in a while; each says how many were left out.
+
+    Parameters
+    ----------
+    level : int
+        As of `logging`.
+    every : float
+        Seconds.
+    """
+
+    def __init__(self, logger: logging.Logger, level: int = logging.WARNING, every: float = 60.0) -> None:
+        self._logger = logger
+        self._level = level
+        self._every = every
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._skipped = 0
+
+    def __call__(self, text: str, *args: object) -> None:
+        """Log a line, unless one was logged a short while ago."""
+        with self._lock:
+            moment = time.monotonic()
+            if moment < self._next:
+                self._skipped += 1
+                return
+            self._next = moment + self._every
+            skipped, self._skipped = self._skipped, 0
+        more = f" (and {skipped} more like this since the last line)" if skipped else ""
+        self._logger.log(self._level, text + "%s", *args, more)
+
+
+class Watcher:
+    """Gets messages in a thread of its own, in the order in which they were told.
+
+    Made by `Feed.watch`. A context manager: at its end everything told so far is delivered.
+
+    Attributes
+    ----------
+    lost : int
+        Messages that came while too many were waiting.
+    """
+
+    def __init__(self, feed: Feed, receive: Callable[[Message], None], waiting: int) -> None:
+        self.lost = 0
+        self._feed = feed
+        self._receive = receive
+        self._limit = waiting
+        self._queue: deque[Sequence[Message]] = deque()
+        self._waiting = 0
+        self._closing = False
+        self._broken_off = False
+        self._changed = threading.Condition()
+        self._say_lost = Seldom(log)
+        self._say_failed = Seldom(log)
+        self._thread = threading.Thread(target=self._run, name="feed-watcher", daemon=True)
+        self._thread.start()
+
+    def put(self, messages: Sequence[Message]) -> None:
+        """Hand over messages that belong together. Never waits, never fails: beyond the limit they are lost.
+
+        Those of one call are taken whole where nothing else waits, however many they are.
+        """
+        with self._changed:
+            if self._closing:
+                return
+            if self._waiting and self._waiting + len(messages) > self._limit:
+                self.lost += len(messages)
+            else:
+                self._queue.append(messages)
+                self._waiting += len(messages)
+                self._changed.notify()
+                return
+        self._say_lost("a watcher of mutations is too slow: %d messages are lost to it by now", self.lost)
+
+    def close(self, timeout: float | None = None) -> int:
+        """Deliver what waits, then stop.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds after which the rest is given up.
+
+        Returns
+        -------
+        int
+            Messages that were given up.
+        """
+        self._feed._leave(self)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if threading.current_thread() is self._thread:
+            return 0  # called by the watcher itself: the thread ends by itself
+        self._thread.join(timeout)
+        with self._changed:
+            self._broken_off = True
+            left, self._waiting = self._waiting, 0
+            self._queue.clear()
+        return left
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                messages = self._queue.popleft()
+            for message in messages:
+                if self._broken_off:
+                    return
+                try:
+                    self._receive(message)
+                except Exception as error:
+                    self._say_failed("a watcher of mutations failed: %s: %s", type(error).__name__, error)
+                with self._changed:
+                    self._waiting = max(0, self._waiting - 1)
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Feed:
+    """The watchers of one datastore object. True when there is any."""
+
+    def __init__(self) -> None:
+        self._watchers: tuple[Watcher, ...] = ()
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._watchers)
+
+    def watch(self, receive: Callable[[Message], None], *, waiting: int = WAITING) -> Watcher:
+        """See `Datastore.watch`."""
+        with self._lock:
+            watcher = Watcher(self, receive, waiting)
+            self._watchers = (*self._watchers, watcher)
+        return watcher
+
+    def _leave(self, watcher: Watcher) -> None:
+        with self._lock:
+            self._watchers = tuple(w for w in self._watchers if w is not watcher)
+
+    def tell(self, messages: Sequence[Message]) -> None:
+        """Tell all watchers. Never waits, never fails."""
+        if messages:
+            for watcher in self._watchers:
+                watcher.put(messages)
+
+    def operation(self, repo: Repo, action: str, **fields: Any) -> None:
+        """Tell of an operation on a repository itself: it is done."""
+        if self._watchers:
+            self.tell([Message(repo.root, "", {"Action": action, **fields})])
+
+    def close(self) -> None:
+        """Deliver what waits, for ten seconds at most, and stop all watchers."""
+        for watcher in self._watchers:
+            watcher.close(10.0)
+
+
+class Voice:
+    """What one mutation says to the watchers, however often it is tried.
+
+    A later attempt repeats what the earlier ones announced: only what goes beyond that is told.
+    """
+
+    __slots__ = ("_at", "_done", "_feed", "_root", "_told")
+
+    def __init__(self, feed: Feed, root: str) -> None:
+        self._feed = feed
+        self._root = root
+        self._told = 0
+        self._at = 0
+        self._done: list[Message] = []
+
+    def begin(self) -> None:
+        """Another attempt."""
+        self._at = 0
+        self._done = []
+
+    def announce(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """Tell at once what begins, unless an earlier attempt did."""
+        self._at += 1
+        if self._at > self._told:
+            self._told = self._at
+            self._feed.tell([self._message(instance, record)])
+
+    def later(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """Tell once the commit is durable."""
+        self._done.append(self._message(instance, record))
+
+    def done(self) -> None:
+        """The commit is durable."""
+        self._feed.tell(self._done)
+
+    def _message(self, instance: HasInfo, record: dict[str, Any]) -> Message:
+        return Message(self._root, instance.info.data_uuid, record)
