@@ -12,6 +12,7 @@
     ├── LockedVersion              PermissionError  the version is committed: make a new version, or force
     ├── Forbidden                  PermissionError  the caller may not do this
     ├── Conflict                   RuntimeError     the name is taken, or somebody was first: look again, then retry
+    │   └── LaterMutations                          later mutations depend on it: undo them first (HTTP 409)
     ├── NotSupported               NotImplementedError  this build or this datatype can't do it (HTTP 501)
     └── TooBusy                    RuntimeError     try again later (HTTP 503)
 
@@ -40,6 +41,7 @@ __all__ = [
     "Conflict",
     "DvidError",
     "Forbidden",
+    "LaterMutations",
     "LockedVersion",
     "NotFound",
     "NotSupported",
@@ -98,6 +100,22 @@ class Forbidden(DvidError, PermissionError):
 
 class Conflict(DvidError, RuntimeError):
     """The name is taken, or another process was first; nothing was changed."""
+
+
+class LaterMutations(Conflict):
+    """A mutation can't be undone or redone, since others built on it; nothing was changed.
+
+    Attributes
+    ----------
+    mutations : tuple of int
+        Their ids, oldest first; empty where none is known.
+    """
+
+    status = 409
+
+    def __init__(self, message: str, mutations: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.mutations = tuple(mutations)
 
 
 class NotSupported(DvidError, NotImplementedError):

@@ -33,6 +33,7 @@ class Transaction:
         self._read: dict[bytes, bytes] = {}  # key -> generation
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
         self._callbacks: list[Callable[[], object]] = []
+        self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
 
     @property
@@ -104,6 +105,16 @@ class Transaction:
         else:  # tensorstore crashes on a range that covers writes
             self._pending.update(dict.fromkeys(self._base.keys(low, high)))
 
+    def append(self, root: bytes, value: bytes) -> None:
+        """Add a value to the end of a list, which is decided when the commit lands.
+
+        `root` holds the number of values in decimal, ``root/00000000`` and so on the values. Appending reads nothing,
+        so transactions that append to one list don't make each other run again; the list has the order of the
+        commits. Reads of this transaction don't see what it appends.
+        """
+        check(root)
+        self._appended.setdefault(root, []).append(_bytes(value))
+
     def on_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` after this attempt has been committed; attempts that fail call nothing."""
         self._callbacks.append(callback)
@@ -112,7 +123,7 @@ class Transaction:
 
     @property
     def _dirty(self) -> bool:
-        return bool(self._pending or self._holes or self._arrays)
+        return bool(self._pending or self._holes or self._arrays or self._appended)
 
     def _seal(self, name: str) -> None:
         self._pending[SEALED] = name.encode()
@@ -133,6 +144,20 @@ class Transaction:
         for key, value in self._pending.items():
             write(key, value)
         return writer, transaction
+
+    def _finish_lists(self, prepared: tuple[Writer, tensorstore.Transaction], now: View) -> None:
+        """Write what was appended behind what the lists hold in the state that the commit lands on."""
+        if not self._appended:
+            return
+        writer, transaction = prepared
+        write = writer.kvstore.with_transaction(transaction).write
+        roots = list(self._appended)
+        for root, held in zip(roots, now.get_many(roots), strict=True):
+            first = int(held) if held is not None else 0
+            values = self._appended[root]
+            for n, value in enumerate(values, first):
+                write(root + b"/%08x" % n, value)
+            write(root, b"%d" % (first + len(values)))
 
     def _holds(self, now: View) -> bool:
         """Tell whether all that was read is the same in a newer state."""

@@ -220,11 +220,13 @@ class Tree:
                     manifest = read_manifest(where, self.name)
                     if manifest is None:
                         raise TreeNotFound(f"{where.url} has no tree {self.name!r}: it was dropped")
+                    now = base
                     if manifest != base._manifest:
                         now = state.state(manifest)
                         if (now.sealed and not force) or not transaction._holds(now):
                             prepared.abort()
                             return False
+                    transaction._finish_lists((writer, prepared), now)
                     new = writer.land(prepared, manifest)
                     if exchange(where, self.name, manifest, new, slow=time.monotonic() - begin > _SLOW):
                         state.adopt(new)

@@ -319,11 +319,11 @@ def _sweep_instances(datastore: Datastore, repo: RepoState, name: str) -> None:
 
 
 def _remove_keys(datastore: Datastore, name: str, prefix: bytes) -> None:
-    logs = b"log/" + prefix
+    kept = (prefix, b"log/" + prefix, b"undo/" + prefix)
 
     def remove(tx: Transaction) -> None:
-        tx.delete_range(prefix, prefix_end(prefix))
-        tx.delete_range(logs, prefix_end(logs))
+        for start in kept:
+            tx.delete_range(start, prefix_end(start))
 
     datastore.tree(name).update(remove, force=True)
 

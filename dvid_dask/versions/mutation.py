@@ -24,6 +24,7 @@ from dvid_dask.store import Sealed, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import InstanceInfo, now
 from dvid_dask.versions.space import TxSpace
+from dvid_dask.versions.undo import UndoRecord, encode_undo, read_undo, undo_key
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
@@ -164,6 +165,34 @@ class Mutation:
         if self._voice is not None:
             self._voice.later(instance, record)
 
+    def keep_undo(self, instance: HasInfo, action: str, data: bytes, mutation: int = 0) -> None:
+        """Keep how to take this mutation back; it is part of the commit. At a committed version nothing is kept.
+
+        Parameters
+        ----------
+        instance : Datatype
+        action : str
+            What the mutation did.
+        data : bytes
+            The datatype's own words.
+        mutation : int
+            Its id, if it isn't this one's: a request may stand for several mutations.
+        """
+        mid = mutation or self.id
+        if instance.info.versioned and not self.version.record.locked:
+            kept = UndoRecord(
+                id=mid, action=action, user=self.user, app=self.app, time=self.time, data=data, latest=mid
+            )
+            self.replace_undo(instance, kept)
+
+    def undo_record(self, instance: HasInfo, mutation: int) -> UndoRecord | None:
+        """What is kept of a mutation of an instance at this version."""
+        return read_undo(self.tx, instance.info.id, self._vid, mutation)
+
+    def replace_undo(self, instance: HasInfo, record: UndoRecord) -> None:
+        """Keep this of a mutation instead."""
+        self.tx.put(undo_key(instance.info.id, self._vid, record.id), encode_undo(record))
+
     def publish(self, source: Datatype, event: object) -> None:
         """Tell the instances that sync with `source`; what they do about it is part of this commit.
 
@@ -187,19 +216,12 @@ class Mutation:
             self._published.pop()
 
     def finish(self) -> None:
-        """Write the log's records. The last step, to keep the time short in which another mutation makes this one
-        run again: both write the number of records.
-        """
+        """Write the log's records, in the order of the commits."""
         for iid, records in self._records.items():
             root = log_root(iid, self._vid)
-            held = self.tx.get(root)
-            first = int(held) if held is not None else 0
-            for n, record in enumerate(records, first):
-                self.tx.put(
-                    root + b"/%08x" % n,
-                    _encode(MutationRecord(id=self.id, user=self.user, app=self.app, time=self.time, record=record)),
-                )
-            self.tx.put(root, b"%d" % (first + len(records)))
+            for record in records:
+                kept = MutationRecord(id=self.id, user=self.user, app=self.app, time=self.time, record=record)
+                self.tx.append(root, _encode(kept))
 
 
 def _follow(m: Mutation, _: TxSpace, *, subscriber: Datatype, event: object) -> None:

@@ -16,6 +16,7 @@ from dvid_dask.versions.meta import MetaChange
 from dvid_dask.versions.records import InstanceInfo, NodeRecord, is_hex_uuid, new_uuid, now
 from dvid_dask.versions.repo import Repo, check_lines
 from dvid_dask.versions.state import MASTER, branch_key, branch_name
+from dvid_dask.versions.undo import drop_undo
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
@@ -235,6 +236,7 @@ class Version:
         record = self.record
         if record.locked:
             raise LockedVersion(f"version {record.uuid} is committed already")
+        drop_undo(self.tree())
         self.datastore.sealer.seal(record.tree)
 
         def lock(change: MetaChange) -> None:

@@ -22,50 +22,6 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-SPLIT = "splits a supervoxel or body, which is answered 501 yet"
-EXCEPTIONS = {
-    "labelmap-bodies/log_map_stats": "map-stats is answered 501 yet",
-    **dict.fromkeys(
-        (
-            f"labelmap-bodies/{name}"
-            for name in (
-                "counter_set_nextlabel",
-                "data_real_crop",
-                "data_two_posts",
-                "error_not_indexed",
-                "error_split",
-                "error_split_supervoxel",
-                "log_mutation_ids",
-                "log_mutations",
-                "log_split_blob",
-                "log_split_body",
-                "sequence_all",
-                "sequence_branches",
-                "sequence_long",
-                "sequence_real",
-                "sequence_splits",
-                "split_body",
-                "split_body_merged",
-                "split_body_scales",
-                "split_sv_again",
-                "split_sv_auto",
-                "split_sv_block16",
-                "split_sv_downres",
-                "split_sv_given",
-                "split_sv_in_body",
-                "split_sv_one_id",
-                "split_sv_own_id",
-                "split_sv_then_cleave",
-                "split_sv_uneven_runs",
-                "versions_branch_ids",
-                "versions_deep",
-                "versions_split_branches",
-            )
-        ),
-        SPLIT,
-    ),
-}
-
 AREAS = ("labelmap-voxels", "labelmap-bodies")
 CASES = sorted(p for area in AREAS for p in (SHARED / "conformance/cases" / area).glob("*.json")) if SHARED else []
 
@@ -90,14 +46,7 @@ def url(tmp_path_factory):
 @pytest.mark.skipif(SHARED is None, reason="needs the shared folder (set DVID_DASK_SHARED)")
 @pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_case(path, kit, url):
-    reason = EXCEPTIONS.get(f"{path.parent.name}/{path.stem}")
-    case = json.loads(path.read_text())
-    if reason is None:
-        kit.run_case(url, case)
-        return
-    with pytest.raises(kit.Mismatch):
-        kit.run_case(url, case)
-    pytest.xfail(reason)
+    kit.run_case(url, json.loads(path.read_text()))
 
 
 # ------------------------------------------------------------------ beyond the recorded cases
@@ -291,9 +240,8 @@ def test_counters(client, seg):
 
 
 def test_what_comes_later_says_so(client, seg):
-    for keyword in ("split-supervoxel/7", "split/7", "fvdb/7", "proximity/7/9", "map-stats"):
-        method = "POST" if keyword.startswith("split") else "GET"
-        assert client.request(method, f"{seg}/{keyword}").status_code == 501
+    for keyword in ("fvdb/7", "proximity/7/9"):
+        assert client.get(f"{seg}/{keyword}").status_code == 501
 
 
 class TestBoundedMemory:

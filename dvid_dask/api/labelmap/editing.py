@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats import rles
+from dvid_dask.versions.records import rfc3339
 
 from ..face import Call
+from ..geometry import parse_label
 from ..responses import empty, json
 from .request import (
     MAX_LIST_BYTES,
@@ -22,6 +25,8 @@ from .request import (
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+
+MAX_RUN_BYTES = 1 << 30  # of the runs of a split: 2**26 of them
 
 
 def edit_body(call: Call) -> list[int]:
@@ -55,3 +60,78 @@ def post_renumber(call: Call) -> Response:
         raise BadRequest(f"renumber takes pairs of new and old ids, got {len(labels)} ids")
     of(call).renumber(list(zip(labels[::2], labels[1::2], strict=True)), **who(call))
     return empty()
+
+
+def runs_body(call: Call) -> Any:
+    """Runs behind their header."""
+    return rles.decode_rles(call.body.all(MAX_RUN_BYTES))
+
+
+@face.post("split-supervoxel", args="/<supervoxel>")
+@needs_index
+def post_split_supervoxel(call: Call) -> Response:
+    """Cut a supervoxel in two: the body's runs, behind the header of ``sparsevol``, become one, the rest the other.
+
+    ``split`` and ``remain`` choose their ids; ``downres=false`` leaves the coarser scales as they are. Answers both ids
+    and the mutation id.
+    """
+    supervoxel = label_arg(call)
+    made = of(call).split_supervoxel(
+        supervoxel,
+        runs_body(call),
+        split=parse_label(call.query.get("split") or "0", "split"),
+        remain=parse_label(call.query.get("remain") or "0", "remain"),
+        downres=call.query.get("downres") != "false",
+        **who(call),
+    )
+    return json({"SplitSupervoxel": made.split, "RemainSupervoxel": made.remain, "MutationID": made.mutation})
+
+
+@face.post("split", args="/<body>")
+@needs_index
+def post_split(call: Call) -> Response:
+    """Make the voxels of the body's runs, behind the header of ``sparsevol``, a new body; every supervoxel under them
+    is cut. Answers its id and the mutation id. Only where the configuration has ``allowLabelmapSplit = true``.
+    """
+    body = label_arg(call)
+    if not call.server.config.allow_labelmap_split:
+        raise BadRequest("splits of bodies are off: the configuration has no allowLabelmapSplit = true")
+    made = of(call).split(body, runs_body(call), **who(call))
+    return json({"label": made.body, "MutationID": made.mutation})
+
+
+@face.get("undo", head=False)
+def get_undo(call: Call) -> Response:
+    """The mutations of this version that can be undone or redone, oldest first: a JSON list of objects with
+    ``MutationID``, ``Action``, ``User``, ``App``, ``Time`` and ``Undone``.
+    """
+    return json(
+        [
+            {
+                "MutationID": kept.id,
+                "Action": kept.action,
+                "User": kept.user,
+                "App": kept.app,
+                "Time": rfc3339(kept.time),
+                "Undone": bool(kept.undone),
+            }
+            for kept in of(call).undoable()
+        ]
+    )
+
+
+@face.post("undo", args="/<mutation id>")
+def post_undo(call: Call) -> Response:
+    """Take a mutation of this open version back, if nothing later depends on it; else 409, which says what does.
+
+    Answers the mutation id of the undo. 404 if nothing is kept of such a mutation.
+    """
+    mutation = parse_label(call.arg(0, "a mutation id"), "mutation id")
+    return json({"MutationID": of(call).undo(mutation, **who(call))})
+
+
+@face.post("redo", args="/<mutation id>")
+def post_redo(call: Call) -> Response:
+    """Do a mutation again that ``undo`` took back; the id is that of the mutation."""
+    mutation = parse_label(call.arg(0, "a mutation id"), "mutation id")
+    return json({"MutationID": of(call).redo(mutation, **who(call))})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import filesize
 
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import dvid_pb2, label_index
@@ -161,5 +162,24 @@ def post_mappings(call: Call) -> Response:
 
 @face.get("supervoxel-splits", head=False)
 def get_supervoxel_splits(call: Call) -> Response:
-    """Splits of supervoxels up to this version: none, since this server doesn't split yet."""
-    return json([])
+    """Splits of supervoxels up to this version, nearest version first: JSON ``[uuid, [[mutation id, supervoxel, rest,
+    cut off], ...], uuid, ...]``.
+    """
+    told: list[Any] = []
+    for version, rows in of(call).supervoxel_splits():
+        told += [version.uuid, rows.tolist()]
+    return json(told)
+
+
+@face.get("map-stats", head=False)
+def get_map_stats(call: Call) -> Response:
+    """How large the mapping is: JSON ``{name: {MapEntries, MapSize, NumVersions, MaxVersion}}`` of this instance."""
+    entries, size = of(call).mapping_size()
+    path = list(call.version.path_to_root())
+    stats = {
+        "MapEntries": entries,
+        "MapSize": filesize.decimal(size),
+        "NumVersions": len(path),
+        "MaxVersion": max(v.id for v in path),
+    }
+    return json({call.instance.name: stats})

@@ -17,6 +17,7 @@ from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 from dvid_dask.datatypes.labelmap.rows import Rows
+from dvid_dask.datatypes.labelmap.steps import Move, as_ids
 from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.errors import BadRequest
 
@@ -25,8 +26,18 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
+    from dvid_dask.datatypes.labelmap.steps import Step
 
-__all__ = ["Cleaved", "check_cleave", "check_renumber", "cleave", "is_used", "merge", "renumber"]
+__all__ = [
+    "Cleaved",
+    "check_cleave",
+    "check_renumber",
+    "cleave",
+    "is_used",
+    "merge",
+    "move_rows",
+    "renumber",
+]
 
 _PAGES = 64
 
@@ -39,8 +50,8 @@ class Cleaved:
     remaining_voxels: int
 
 
-def merge(space: TxSpace, target: int, others: Sequence[int], stamp: Stamp) -> None:
-    """Make bodies part of `target`.
+def merge(space: TxSpace, target: int, others: Sequence[int], stamp: Stamp) -> list[Step]:
+    """Make bodies part of `target`; returns the steps that take it back.
 
     Raises
     ------
@@ -59,11 +70,14 @@ def merge(space: TxSpace, target: int, others: Sequence[int], stamp: Stamp) -> N
     for body, header in zip([target, *merged], headers, strict=True):
         if header is None or not header.voxels:
             raise BadRequest(f"body {body} doesn't exist, so it can't be merged")
+    back: list[Step] = []
     for body in merged:
         held = index.supervoxels(body)
-        if held is not None:
-            set_mapping(space, held.id, target)
+        svs = np.empty(0, np.uint64) if held is None else held.id
+        had, _ = set_mapping(space, svs, target)
         index.move(body, target, stamp=stamp, surface=stamp.mutation)
+        back.append(Move(target, body, as_ids(svs), had.tobytes(), whole=False, fresh=True))
+    return back[::-1]
 
 
 def check_cleave(space: AnySpace, body: int, supervoxels: NDArray[np.uint64]) -> Cleaved:
@@ -93,8 +107,10 @@ def check_cleave(space: AnySpace, body: int, supervoxels: NDArray[np.uint64]) ->
     return Cleaved(moved, header.voxels - moved)
 
 
-def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp) -> Cleaved:
-    """Make supervoxels of a body a body of their own.
+def cleave(
+    space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp
+) -> tuple[Cleaved, list[Step]]:
+    """Make supervoxels of a body a body of their own; returns also the steps that take it back.
 
     Parameters
     ----------
@@ -111,17 +127,28 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
     if is_used(space, new_body):
         raise BadRequest(f"label {new_body} is in use, so it can't be the id of a new body")
     done = check_cleave(space, body, supervoxels)
-    index = Index(space)
-    for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
-        index.update(new_body, Rows.concatenate(parts), stamp=stamp, surface=stamp.mutation)
-    # read back from the new body: pages of the old one may go while rows are taken out of it
-    for parts in batches(index.scan_rows(new_body), _PAGES):
-        index.update(body, Rows.concatenate(parts).with_counts(0), stamp=stamp, surface=stamp.mutation)
-    index.stamp(body, stamp)
-    set_mapping(space, supervoxels, new_body)
+    move_rows(space, body, new_body, supervoxels, stamp)
+    had, _ = set_mapping(space, supervoxels, new_body)
     set_mapping(space, [new_body], 0)
     raise_max_label(space, new_body)
-    return done
+    return done, [Move(new_body, body, as_ids(supervoxels), had.tobytes(), whole=True, fresh=False)]
+
+
+def move_rows(
+    space: TxSpace, body: int, target: int, supervoxels: NDArray[np.uint64], stamp: Stamp, *, mark: bool = True
+) -> None:
+    """Move the rows of some of a body's supervoxels, not all, to another body in the label index.
+
+    With `mark` their blocks tell by the mutation that the body's surface may have changed there.
+    """
+    index = Index(space)
+    surface = stamp.mutation if mark else None
+    for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
+        index.update(target, Rows.concatenate(parts), stamp=stamp, surface=surface)
+    # read back from the target: pages of the body may go while rows are taken out of it
+    for parts in batches(index.scan_rows_of(target, supervoxels), _PAGES):
+        index.update(body, Rows.concatenate(parts).with_counts(0), stamp=stamp, surface=surface)
+    index.stamp(body, stamp)
 
 
 def is_used(space: AnySpace, label: int) -> bool:
@@ -149,8 +176,8 @@ def check_renumber(space: AnySpace, pairs: Sequence[tuple[int, int]]) -> None:
         exists[old], exists[new] = False, True
 
 
-def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> None:
-    """Give a body another id.
+def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> list[Step]:
+    """Give a body another id; returns the steps that take it back.
 
     Raises
     ------
@@ -164,6 +191,7 @@ def renumber(space: TxSpace, old: int, new: int, stamp: Stamp) -> None:
     found, _ = Mapping(space).entries([new])
     if not found[0]:
         set_mapping(space, [new], 0)
-    set_mapping(space, svs, new)
+    had, _ = set_mapping(space, svs, new)
     index.move(old, new, stamp=stamp, surface=stamp.mutation)
     raise_max_label(space, new)
+    return [Move(new, old, as_ids(svs), had.tobytes(), whole=True, fresh=True)]

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BlocksWritten", "BodiesMerged", "BodyCleaved", "BodyRenumbered"]
+__all__ = [
+    "BlocksWritten",
+    "BodiesMerged",
+    "BodyCleaved",
+    "BodyRenumbered",
+    "SupervoxelsJoined",
+    "SupervoxelsSplit",
+]
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,29 @@ class BodyRenumbered:
     mutation: int
     old: int
     new: int
+
+
+@dataclass(frozen=True)
+class SupervoxelsSplit:
+    """Supervoxels of a body were cut in two; both parts are the body's. uint64 (n,) each, runs as x, y, z, length.
+
+    A split of a body comes as this, followed by a `BodyCleaved` of the parts under the runs.
+    """
+
+    mutation: int
+    body: int
+    old: NDArray[np.uint64]
+    split: NDArray[np.uint64]
+    remain: NDArray[np.uint64]
+    runs: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SupervoxelsJoined:
+    """The parts of split supervoxels of a body became one again."""
+
+    mutation: int
+    body: int
+    old: NDArray[np.uint64]
+    split: NDArray[np.uint64]
+    remain: NDArray[np.uint64]

@@ -8,6 +8,7 @@ class  key                                    value
 ``P``  body (8), Morton code of region (12)   page of a large body: rows of 16 x 16 x 16 blocks
 ``S``  body (8), bucket (4)                   supervoxels of a large body
 ``M``  supervoxel >> 10 (8)                   mapping of 1024 consecutive ids
+``V``  version (4), mutation (8)              supervoxels that a mutation split
 ``X``  name                                   extents and the largest label of this version
 =====  =====================================  =========================================================
 
@@ -48,6 +49,8 @@ __all__ = [
     "pages",
     "regions_of",
     "scale_prefix",
+    "split",
+    "splits",
 ]
 
 BLOCK = b"B"
@@ -55,6 +58,7 @@ BODY = b"I"
 _PAGE = b"P"
 _BUCKET = b"S"
 MAPPING = b"M"
+_SPLIT = b"V"
 EXTENTS = b"Xextents"
 MAX_LABEL = b"Xmax"
 
@@ -135,6 +139,16 @@ def mapping(page: int) -> bytes:
 def mapping_page_of(key: bytes) -> int:
     """The page number of a mapping page's key."""
     return int.from_bytes(key[1:9], "big")
+
+
+def splits(vid: int) -> bytes:
+    """Prefix of the splits of supervoxels made at a version."""
+    return _SPLIT + vid.to_bytes(4, "big")
+
+
+def split(vid: int, mutation: int) -> bytes:
+    """Key of the supervoxels that a mutation of a version split."""
+    return splits(vid) + mutation.to_bytes(8, "big")
 
 
 def max_label(slot: int) -> bytes:

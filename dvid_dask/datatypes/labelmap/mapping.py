@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Mapping", "set_mapping"]
+__all__ = ["Mapping", "restore_entries", "set_mapping"]
 
 _BITS = np.uint64(keys.MAPPING_BITS)
 
 Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
+Entries = tuple["NDArray[np.bool_]", "NDArray[np.uint64]"]
 _EMPTY: Page = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
@@ -119,8 +120,16 @@ class Mapping:
             if told.any():
                 yield ids[told], bodies[told]
 
+    def size(self) -> tuple[int, int]:
+        """Number of entries, and bytes of their pages."""
+        entries = stored = 0
+        for _, value in self._space.scan(keys.MAPPING):
+            entries += len(_decode(value)[0])
+            stored += len(value)
+        return entries, stored
 
-def set_mapping(space: TxSpace, ids: ArrayLike, bodies: ArrayLike) -> None:
+
+def set_mapping(space: TxSpace, ids: ArrayLike, bodies: ArrayLike) -> Entries:
     """Give ids a body; of an id named twice the last counts. Only the pages of these ids are touched.
 
     Parameters
@@ -131,23 +140,46 @@ def set_mapping(space: TxSpace, ids: ArrayLike, bodies: ArrayLike) -> None:
         Supervoxels, any order.
     bodies
         One per id, or one for all; 0 retires an id.
+
+    Returns
+    -------
+    found, values
+        Of each id whether it had an entry, and which (0 if it had none), as `Mapping.entries` says before the change.
     """
     wanted = np.asarray(ids, np.uint64).reshape(-1)
-    values = np.broadcast_to(np.asarray(bodies, np.uint64), wanted.shape)
+    return restore_entries(space, wanted, np.ones(len(wanted), np.bool_), bodies)
+
+
+def restore_entries(space: TxSpace, ids: ArrayLike, found: ArrayLike, values: ArrayLike) -> Entries:
+    """Give each id the entry it had: `values` where `found`, none elsewhere. Returns what they had until now."""
+    wanted = np.asarray(ids, np.uint64).reshape(-1)
+    keep = np.broadcast_to(np.asarray(found, np.bool_), wanted.shape)
+    bodies = np.broadcast_to(np.asarray(values, np.uint64), wanted.shape)
+    had, before = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.uint64)
     if not len(wanted):
-        return
+        return had, before
     order = np.argsort(wanted, kind="stable")
-    wanted, values = wanted[order], values[order]
-    numbers = wanted >> _BITS
+    numbers = wanted[order] >> _BITS
     starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]).tolist()
     page_keys = [keys.mapping(int(numbers[a])) for a in starts]
     for (a, b), key, old in zip(
         zip(starts, [*starts[1:], len(wanted)], strict=True), page_keys, space.get_many(page_keys), strict=True
     ):
-        have, bodies_had = _decode(old)
-        both = np.concatenate([have, wanted[a:b]])
-        both_bodies = np.concatenate([bodies_had, values[a:b]])
+        part = order[a:b]
+        have, held = _decode(old)
+        if len(have):
+            at = np.searchsorted(have, wanted[part])
+            at[at == len(have)] = 0
+            had[part] = have[at] == wanted[part]
+            before[part] = np.where(had[part], held[at], 0)
+        both = np.concatenate([have, wanted[part]])
+        entries = np.concatenate([held, bodies[part]])
+        kept = np.concatenate([np.ones(len(have), np.bool_), keep[part]])
         by_id = np.argsort(both, kind="stable")
-        both, both_bodies = both[by_id], both_bodies[by_id]
-        last = np.r_[both[1:] != both[:-1], True]
-        space.put(key, pack([both[last], both_bodies[last]]))
+        both, entries, kept = both[by_id], entries[by_id], kept[by_id]
+        last = np.r_[both[1:] != both[:-1], True] & kept
+        if last.any():
+            space.put(key, pack([both[last], entries[last]]))
+        elif old is not None:
+            space.delete(key)
+    return had, before

@@ -17,6 +17,7 @@ from dvid_dask.datatypes.labelmap import bulk, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress
 from dvid_dask.datatypes.labelmap.downres import update_scales
 from dvid_dask.datatypes.labelmap.extents import Extents
+from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel, stream_parallel
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
@@ -69,6 +70,7 @@ class Written:
 
     block_zyx: NDArray[np.int32]
     bodies: NDArray[np.uint64]
+    olds: list[bytes | None]  # what was stored there
 
 
 def check_aligned(layout: Layout, offset_zyx: Sequence[int], shape_zyx: Sequence[int]) -> None:
@@ -187,6 +189,15 @@ def check_block_coordinate(layout: Layout, block_zyx: Sequence[int]) -> None:
             )
 
 
+def _refuse_retired(mapping: Mapping, labels: NDArray[np.uint64]) -> None:
+    """Voxels of a retired supervoxel would belong to no body."""
+    used = np.unique(labels)
+    retired = used[mapping.bodies(used) == 0]
+    if len(retired):
+        listed = ", ".join(map(str, retired[:10].tolist()))
+        raise BadRequest(f"supervoxels {listed} are retired: they were split, or are ids of bodies; write other ids")
+
+
 def store(
     space: TxSpace, layout: Layout, blocks: Prepared, *, scale: int = 0, index: bool = True, downres: bool = False
 ) -> Written:
@@ -206,16 +217,23 @@ def store(
         Whether to keep the label index in line: it then holds exactly what the blocks hold, whatever it held before.
     downres
         Whether to bring the coarser scales in line.
+
+    Raises
+    ------
+    BadRequest
+        If voxels have the id of a retired supervoxel, and the index is kept.
     """
     nothing = np.empty(0, np.uint64)
     if not len(blocks):
-        return Written(blocks.block_zyx, nothing)
+        return Written(blocks.block_zyx, nothing, [])
     block_keys = keys.blocks(scale, blocks.block_zyx)
     bodies = nothing
+    olds = space.get_many(block_keys)
     if scale == 0 and index:
-        olds = space.get_many(block_keys)
         rows = bulk.with_vanished(layout, blocks.block_zyx, (blocks.number, blocks.label, blocks.count), olds)
-        bodies = bulk.apply_rows(space, bulk.IndexRows(*rows))
+        mapping = Mapping(space)
+        _refuse_retired(mapping, blocks.label)
+        bodies = bulk.apply_rows(space, bulk.IndexRows(*rows), mapping=mapping)
     space.put_many(zip(block_keys, blocks.values, strict=True))
     if scale == 0:
         shape = np.array(layout.block_shape)
@@ -225,4 +243,4 @@ def store(
         if downres:
             coordinates = [(z, y, x) for z, y, x in blocks.block_zyx.tolist()]
             update_scales(space, layout, dict(zip(coordinates, blocks.values, strict=True)))
-    return Written(blocks.block_zyx, bodies)
+    return Written(blocks.block_zyx, bodies, olds)

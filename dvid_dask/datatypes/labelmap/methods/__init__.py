@@ -6,6 +6,8 @@
 `bodies`              bodies and supervoxels: which, how large, where
 `index`               the label index and the mapping, as they are kept
 `editing`             merge, cleave, renumber
+`splitting`           supervoxels and bodies cut in two
+`undoing`             undo and redo
 `history`             what happened
 ====================  ==========================================================
 """

@@ -12,6 +12,7 @@ from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.index import Header, Index, Supervoxels
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.methods.instance import Instance
+from dvid_dask.datatypes.labelmap.methods.voxels import check_scale
 from dvid_dask.datatypes.labelmap.sparse import Bounds, SparseVolume, coarse_runs
 from dvid_dask.errors import BadRequest, NotFound
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import Space
-
-from dvid_dask.datatypes.labelmap.methods.voxels import check_scale
 
 __all__ = ["Bodies"]
 

@@ -11,6 +11,8 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import edits, events
 from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.index import Stamp
+from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
+from dvid_dask.datatypes.labelmap.steps import encode_steps
 from dvid_dask.errors import BadRequest
 from dvid_dask.versions.records import go_time, rfc3339
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from dvid_dask.datatypes.base import Mutation, Space, TxSpace
-
-from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 
 __all__ = ["Editing"]
 
@@ -45,7 +45,8 @@ class Editing(Bodies):
         merged = list(dict.fromkeys(int(o) for o in others))
 
         def change(m: Mutation, space: TxSpace) -> int:
-            edits.merge(space, target, merged, self._stamp(m))
+            back = edits.merge(space, target, merged, self._stamp(m))
+            m.keep_undo(self, "merge", encode_steps(back))
             self._log(m, "merge-complete", Target=target, Labels=merged)
             m.publish(self, events.BodiesMerged(m.id, target, tuple(merged)))
             return m.id
@@ -75,7 +76,8 @@ class Editing(Bodies):
             moved = {"DataRef": self.version.datastore.put_blob(encoded)}
 
         def change(m: Mutation, space: TxSpace) -> tuple[int, int]:
-            done = edits.cleave(space, body, new_body, svs, self._stamp(m))
+            done, back = edits.cleave(space, body, new_body, svs, self._stamp(m))
+            m.keep_undo(self, "cleave", encode_steps(back))
             self._log(
                 m,
                 "cleave-complete",
@@ -124,7 +126,8 @@ class Editing(Bodies):
         def change(m: Mutation, space: TxSpace) -> list[int]:
             ids = [m.id, *more]
             for mutation, (new, old) in zip(ids, pairs, strict=True):
-                edits.renumber(space, old, new, self._stamp(m, mutation))
+                back = edits.renumber(space, old, new, self._stamp(m, mutation))
+                m.keep_undo(self, "renumber", encode_steps(back), mutation)
                 self._log(m, "renumber-complete", mutation, NewLabel=new, OrigLabel=old)
                 m.publish(self, events.BodyRenumbered(mutation, old, new))
             return ids
@@ -137,6 +140,7 @@ class Editing(Bodies):
         return Stamp(m.id if mutation is None else mutation, rfc3339(m.time), m.user, m.app)
 
     def _log(self, m: Mutation, action: str, mutation: int | None = None, **fields: Any) -> None:
+        """Add a record to the mutation log, in DVID's form."""
         record = {
             "Action": action,
             "MutationID": m.id if mutation is None else mutation,

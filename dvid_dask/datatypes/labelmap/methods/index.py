@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import extents, keys
+from dvid_dask.datatypes.labelmap import extents, keys, undo
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.mapping import set_mapping
+from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
+from dvid_dask.datatypes.labelmap.steps import encode_steps
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats.label_index import LabelIndex
 
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Mutation, TxSpace
     from dvid_dask.versions import Version
 
-from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
-
 __all__ = ["IndexAccess"]
+
+MAX_KEPT_ROWS = 1 << 16
+"""Rows of label indices, or entries of the mapping, that are kept for an undo; what replaces more can't be undone."""
 
 
 class IndexAccess(Bodies):
@@ -79,8 +82,12 @@ class IndexAccess(Bodies):
         largest = max((i.label for i in listed if len(i.supervoxel)), default=0)
         self.next_labels.raise_to(largest)
 
-        def change(_: Mutation, space: TxSpace) -> None:
+        def change(m: Mutation, space: TxSpace) -> None:
             index = Index(space)
+            bodies = list(dict.fromkeys(i.label for i in listed))
+            rows_before = sum(h.rows for h in index.headers(bodies) if h is not None)
+            small = rows_before + sum(len(i.supervoxel) for i in listed) <= MAX_KEPT_ROWS
+            before = undo.read_indices(space, bodies) if small else []
             for given in listed:
                 rows = Rows.of(given.block_zyx, given.supervoxel, given.count, given.surface_mutid)
                 rows = rows[(rows.count > 0) & (rows.supervoxel > 0)]
@@ -88,6 +95,8 @@ class IndexAccess(Bodies):
                 index.replace(given.label, rows, stamp)
             if largest:
                 extents.raise_max_label(space, largest)
+            if small:
+                m.keep_undo(self, "indices", encode_steps([undo.indices_before(before, space, bodies)]))
 
         self.mutate(change, force=force)
 
@@ -156,6 +165,10 @@ class IndexAccess(Bodies):
         """All entries (ids, bodies) that are not identities, in pages, ids ascending."""
         return LabelMapping(self.view()).scan()
 
+    def mapping_size(self) -> tuple[int, int]:
+        """Entries of the mapping, identities among them, and the bytes that they take in the store. Reads all pages."""
+        return LabelMapping(self.view()).size()
+
     def set_mappings(self, ids: ArrayLike, bodies: ArrayLike, *, force: bool = False) -> None:
         """Set the body of ids (0 retires an id), without a look at the label index: for bulk loaders.
 
@@ -163,5 +176,16 @@ class IndexAccess(Bodies):
         """
         self.check_open(force)
         wanted, values = np.asarray(ids, np.uint64).reshape(-1), np.asarray(bodies, np.uint64)
-        if len(wanted):
-            self.mutate(lambda _, space: set_mapping(space, wanted, values), force=force)
+        if not len(wanted):
+            return
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            had, before = set_mapping(space, wanted, values)
+            if len(wanted) <= MAX_KEPT_ROWS:
+                unique, first = np.unique(wanted, return_index=True)
+                last = len(wanted) - 1 - np.unique(wanted[::-1], return_index=True)[1]
+                new = np.broadcast_to(values, wanted.shape)[last]
+                step = undo.entries_before(unique, had[first], before[first], new)
+                m.keep_undo(self, "mappings", encode_steps([step]))
+
+        self.mutate(change, force=force)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import events, keys, writes
+from dvid_dask.datatypes.labelmap import events, keys, undo, writes
 from dvid_dask.datatypes.labelmap.blocks import blocks_in_box
+from dvid_dask.datatypes.labelmap.methods.voxels import VoxelReads, check_scale
+from dvid_dask.datatypes.labelmap.steps import encode_steps
 from dvid_dask.datatypes.labelmap.voxels import check_box
 from dvid_dask.errors import BadRequest
 
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import Mutation, TxSpace
 
-from dvid_dask.datatypes.labelmap.methods.voxels import VoxelReads, check_scale
-
 __all__ = ["VoxelWrites"]
+
+MAX_KEPT = 64 << 20
+"""Bytes of overwritten blocks that are kept for an undo; a mutation that overwrites more can't be undone."""
 
 
 class VoxelWrites(VoxelReads):
@@ -163,9 +166,32 @@ class VoxelWrites(VoxelReads):
         self.check_open(force)
         prepared = writes.prepare_records(self.layout, records)
         block_keys = keys.blocks(check_scale(scale), prepared.block_zyx)
-        pairs = list(zip(block_keys, prepared.values, strict=True))
-        if pairs:
-            self.mutate(lambda _, space: space.put_many(pairs), force=force)
+        if not block_keys:
+            return
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            olds = space.get_many(block_keys)
+            space.put_many(zip(block_keys, prepared.values, strict=True))
+            self._keep_blocks(m, prepared, olds, scale=scale, index=False, downres=False)
+
+        self.mutate(change, force=force)
+
+    def _keep_blocks(
+        self,
+        m: Mutation,
+        prepared: writes.Prepared,
+        olds: list[bytes | None],
+        *,
+        scale: int,
+        index: bool,
+        downres: bool,
+    ) -> None:
+        """Keep what it takes to undo, unless that is out of proportion."""
+        if sum(len(v) for v in olds if v is not None) <= MAX_KEPT:
+            step = undo.blocks_before(
+                prepared.block_zyx, olds, prepared.values, scale=scale, index=index, downres=downres
+            )
+            m.keep_undo(self, "write", encode_steps([step]))
 
     def _check_blocks(self, offset_zyx: Sequence[int], shape_zyx: Sequence[int]) -> None:
         first = [o // b for o, b in zip(offset_zyx, self.block_shape, strict=True)]
@@ -193,6 +219,7 @@ class VoxelWrites(VoxelReads):
 
         def change(m: Mutation, space: TxSpace) -> None:
             written = writes.store(space, layout, prepared, scale=scale, index=index, downres=downres)
+            self._keep_blocks(m, prepared, written.olds, scale=scale, index=index, downres=downres)
             if scale == 0:
                 m.publish(self, events.BlocksWritten(m.id, written.block_zyx))
 
