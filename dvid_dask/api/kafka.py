@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import socket
 import threading
@@ -138,12 +139,13 @@ class KafkaPublisher:
         self._given_up = 0
         self._last_error = "no broker answered"
         self._stopping = threading.Event()
+        self._deadline = math.inf
         self._say_unreachable = Seldom(log)
         self._say_refused = Seldom(log)
         self._producer = _producer(config, self._on_error)
         self._poller = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._poller.start()
-        self._watcher = datastore.watch(self._send, waiting=_HANDOVER)
+        self._watcher = datastore.feed.watch(self._send, waiting=_HANDOVER, name="Kafka")
         log.info("mutations are sent to Kafka at %s", ", ".join(config.servers))
 
     def activity(self, record: dict[str, Any]) -> None:
@@ -153,11 +155,11 @@ class KafkaPublisher:
     def close(self) -> None:
         """Send what waits, then stop. Takes some seconds at most; what can't be sent is counted in the log."""
         patience = _LAST_TRY if self._unreachable else _LAST_WORDS
-        deadline = time.monotonic() + patience
+        self._deadline = time.monotonic() + patience
         self._stopping.set()
         left = self._watcher.close(patience)
         self._poller.join(patience)
-        left += self._producer.flush(max(0.1, deadline - time.monotonic()))
+        left += self._producer.flush(max(0.1, self._deadline - time.monotonic()))
         left += self._given_up
         if left:
             log.warning("%d messages could not be sent to Kafka before the end", left)
@@ -185,9 +187,10 @@ class KafkaPublisher:
                 return
             except BufferError:
                 # the client's queue is full: ours fills up behind it
-                if self._stopping.wait(0.1):
+                if time.monotonic() > self._deadline:
                     self._given_up += 1
                     return
+                self._producer.poll(0.05)
 
     def _by_reference(self, record: dict[str, Any], value: bytes) -> dict[str, Any]:
         kept = ("Action", "MutationID", "Timestamp", "UUID", "User", "App")

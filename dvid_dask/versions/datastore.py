@@ -346,7 +346,8 @@ class Datastore:
         receive : callable
             Gets each `Message`, in a thread of its own. What it raises is logged; how long it takes slows no mutation.
         waiting : int
-            Messages that may wait for it; what comes beyond them is lost to it, and the log says so.
+            Messages that may wait for it, long ones counted as several; what comes beyond them is lost to it, and the
+            log says so.
 
         Returns
         -------

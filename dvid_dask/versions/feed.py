@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Messages that may wait for a watcher; what comes beyond them is lost to it.
 WAITING = 100_000
+#: Entries of a list or characters of a text that count as one message more: what waits is bounded in memory too.
+_LONG = 256
 
 
 class Message(NamedTuple):
@@ -50,6 +52,18 @@ class Message(NamedTuple):
     repo: str
     data: str
     record: dict[str, Any]
+
+
+def _weight(messages: Sequence[Message]) -> int:
+    """For how many short messages these count.
+
+    Examples
+    --------
+    >>> _weight([Message("r", "d", {"Action": "a"}), Message("r", "d", {"Labels": [1] * 1024})])
+    6
+    """
+    parts = (len(v) for m in messages for v in m.record.values() if isinstance(v, (list, str, dict)))
+    return len(messages) + sum(n // _LONG for n in parts)
 
 
 class HasInfo(Protocol):
@@ -102,13 +116,15 @@ class Watcher:
         Messages that came while too many were waiting.
     """
 
-    def __init__(self, feed: Feed, receive: Callable[[Message], None], waiting: int) -> None:
+    def __init__(self, feed: Feed, receive: Callable[[Message], None], waiting: int, name: str) -> None:
         self.lost = 0
         self._feed = feed
+        self._name = name
         self._receive = receive
         self._limit = waiting
-        self._queue: deque[Sequence[Message]] = deque()
+        self._queue: deque[tuple[Sequence[Message], int]] = deque()
         self._waiting = 0
+        self._weight = 0
         self._closing = False
         self._broken_off = False
         self._changed = threading.Condition()
@@ -122,17 +138,19 @@ class Watcher:
 
         Those of one call are taken whole where nothing else waits, however many they are.
         """
+        weight = _weight(messages)
         with self._changed:
             if self._closing:
                 return
-            if self._waiting and self._waiting + len(messages) > self._limit:
+            if self._weight and self._weight + weight > self._limit:
                 self.lost += len(messages)
             else:
-                self._queue.append(messages)
+                self._queue.append((messages, weight))
                 self._waiting += len(messages)
+                self._weight += weight
                 self._changed.notify()
                 return
-        self._say_lost("a watcher of mutations is too slow: %d messages are lost to it by now", self.lost)
+        self._say_lost("%s: too many messages wait, %d are lost by now", self._name, self.lost)
 
     def close(self, timeout: float | None = None) -> int:
         """Deliver what waits, then stop.
@@ -167,16 +185,18 @@ class Watcher:
                     if self._closing:
                         return
                     self._changed.wait()
-                messages = self._queue.popleft()
+                messages, weight = self._queue.popleft()
             for message in messages:
                 if self._broken_off:
                     return
                 try:
                     self._receive(message)
                 except Exception as error:
-                    self._say_failed("a watcher of mutations failed: %s: %s", type(error).__name__, error)
+                    self._say_failed("%s failed: %s: %s", self._name, type(error).__name__, error)
                 with self._changed:
                     self._waiting = max(0, self._waiting - 1)
+            with self._changed:
+                self._weight -= weight
 
     def __enter__(self) -> Watcher:
         return self
@@ -197,10 +217,12 @@ class Feed:
     def __bool__(self) -> bool:
         return bool(self._watchers)
 
-    def watch(self, receive: Callable[[Message], None], *, waiting: int = WAITING) -> Watcher:
-        """See `Datastore.watch`."""
+    def watch(
+        self, receive: Callable[[Message], None], *, waiting: int = WAITING, name: str = "a watcher of mutations"
+    ) -> Watcher:
+        """See `Datastore.watch`; `name` stands in the log."""
         with self._lock:
-            watcher = Watcher(self, receive, waiting)
+            watcher = Watcher(self, receive, waiting, name)
             self._watchers = (*self._watchers, watcher)
         return watcher
 

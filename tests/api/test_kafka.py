@@ -155,6 +155,15 @@ def test_topics():
     assert activity_topic(ServerConfig(host="tea", kafka=KafkaConfig(topic_activity="who/what"))) == "who-what"
 
 
+def test_more_at_once_than_the_client_holds(ds, broker):
+    """A commit of many keys: handing over waits for room, and nothing is lost at the end."""
+    notes = ds.new_repo().new_instance("keyvalue", "notes")
+    with KafkaPublisher(ds, KafkaConfig(servers=(broker,), buffer_size=100)):
+        notes.put_many((f"k{n}", b"v") for n in range(2000))
+    got = consume(broker, data_topic(notes), 2000)
+    assert [m["Key"] for m in got] == [f"k{n}" for n in range(2000)]
+
+
 def test_large_messages_go_by_reference(ds, labels, broker):
     """Over 980 KiB a cleave refers to its supervoxels, anything else to the message as a whole."""
     big = {

@@ -188,7 +188,7 @@ def test_a_watcher_that_fails_or_hangs_harms_nobody(ds, spoken, caplog):
         slow.close()
     assert len(good) == 16
     assert "no room" in caplog.text
-    assert "are lost" in caplog.text
+    assert "are lost by now" in caplog.text
     # and not a line for each message
     assert len(caplog.records) == 2
 
@@ -213,6 +213,17 @@ def test_messages_that_belong_together_are_taken_whole_or_not_at_all():
     assert watcher.lost == 2
     watcher.put(messages(99))
     assert got == list(range(10))
+
+
+def test_long_messages_count_for_several():
+    gate = threading.Event()
+    feed = Feed()
+    watcher = feed.watch(lambda message: gate.wait(30), waiting=100)
+    for _ in range(4):
+        feed.tell([Message("r", "d", {"Labels": list(range(10_000))})])
+    assert watcher.lost == 2  # 40 each
+    gate.set()
+    watcher.close()
 
 
 def test_what_a_hanging_watcher_did_not_take_is_counted_at_the_end():
