@@ -28,7 +28,7 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import pack, pack_groups, unpack
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
-from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay
+from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay_table
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -125,8 +125,15 @@ class Supervoxels:
 # ------------------------------------------------------------------ pieces of stored tables
 
 
+_NO_ROWS = np.empty((COLUMNS, 0), np.uint64)
+
+
 def _rows_of_page(value: bytes) -> Rows:
     return Rows.from_table(unpack(value, COLUMNS))
+
+
+def _packed(table: NDArray[np.uint64]) -> bytes:
+    return pack_groups(table, np.array([0, table.shape[1]]))[0]
 
 
 def _sums_by_supervoxel(rows: Rows) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -201,35 +208,31 @@ class _Bucket:
 _NO_BOX = np.array([1 << 30] * 3 + [-(1 << 30)] * 3, np.int64)
 
 
-def _bucket_changes(before: Rows, after: Rows, region: tuple[int, int, int]) -> _Bucket:
-    """What turning the rows of a region from `before` to `after` adds to the supervoxel table."""
-    old_ids, old = _sums_by_supervoxel(before)
-    new_ids, new = _sums_by_supervoxel(after)
-    here = np.tile(np.array(region * 2, np.int64), (len(new_ids), 1))
-    gone = np.tile(_NO_BOX, (len(old_ids), 1))
-    ids = np.concatenate([new_ids, old_ids])
-    voxels, box = np.concatenate([new, -old]), np.concatenate([here, gone])
+def _bucket_changes(rows: Rows, change: NDArray[np.int64]) -> _Bucket:
+    """What updates of rows, by so many voxels each, add to the supervoxel table; voxels may be negative.
+
+    A supervoxel's box grows by the regions in which it got voxels, and never shrinks.
+    """
+    changed = change != 0
+    ids, counts, voxels = rows.supervoxel[changed], rows.count[changed], change[changed]
+    if not len(ids):
+        return _Bucket.decode(None)
+    region = (rows.block_zyx[changed] >> 4).astype(np.int64)
+    box = np.where((counts > 0)[:, None], np.hstack([region, region]), _NO_BOX)
     order = np.argsort(ids, kind="stable")
     ids, voxels, box = ids[order], voxels[order], box[order]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
-    if not len(starts):
-        return _Bucket.decode(None)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
     box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
-    changes = _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
-    return changes[changes.voxels != 0]  # the other supervoxels of the region are not this edit's business
+    return _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
 
 
-def _by_region(rows: Rows) -> Iterator[tuple[tuple[int, int, int], Rows]]:
-    """The rows of each region, in zyx order of regions."""
-    regions = rows.block_zyx >> 4
-    order = np.lexsort(regions.T[::-1])
-    regions, rows = regions[order], rows[order]
-    if not len(rows):
-        return
-    starts = np.flatnonzero(np.r_[True, (regions[1:] != regions[:-1]).any(axis=1)])
-    for a, b in zip(starts, [*starts[1:], len(rows)], strict=True):
-        z, y, x = regions[a].tolist()
-        yield (z, y, x), rows[a:b]
+def _by_region(rows: Rows) -> tuple[Rows, NDArray[np.int32], list[int]]:
+    """Rows sorted by region, block and supervoxel; the regions (z, y, x) in zyx order; where the rows of each begin."""
+    region = rows.block_zyx >> 4
+    order = np.lexsort((rows.supervoxel, *rows.block_zyx.T[::-1], *region.T[::-1]))
+    rows, region = rows[order], region[order]
+    starts = np.flatnonzero(first_of_block(region))
+    return rows, region[starts], [*starts.tolist(), len(rows)]
 
 
 def _in_box(rows: Rows, box: Box | None) -> Rows:
@@ -497,40 +500,43 @@ class Index:
         Header
             The sums after the change.
         """
-        record = self._record(body)
-        header, rows = record if record is not None else (Header(), Rows.empty())
+        value = self._space.get(keys.body(body))
+        header, end = (Header(), 0) if value is None else Header.decode(value)
         stamp = header.stamp if stamp is None else stamp
         if header.paged:
             return self._update_pages(body, header, changes, stamp, surface)
-        rows = overlay(rows, changes, surface)
-        if len(rows) > SMALL:
-            return self._update_pages(body, replace(Header(), buckets=1), rows, stamp, None)
-        if not len(rows):
+        old = _NO_ROWS if value is None else unpack(value[end:], COLUMNS)
+        table = overlay_table(old, changes.sorted().table(), surface).table
+        if table.shape[1] > SMALL:
+            return self._update_pages(body, Header(buckets=1), Rows.from_table(table), stamp, None)
+        if not table.shape[1]:
             self._tx.delete(keys.body(body))
             return Header(stamp=stamp)
-        header = _header_of(rows, stamp)
-        self._tx.put(keys.body(body), header.encode() + pack(list(rows.table())))
+        header = _header_of(Rows.from_table(table), stamp)
+        self._tx.put(keys.body(body), header.encode() + _packed(table))
         return header
 
     def _update_pages(self, body: int, header: Header, changes: Rows, stamp: Stamp, surface: int | None) -> Header:
         tx = self._tx
         voxels, blocks, count = header.voxels, header.blocks, header.rows
-        table_changes: list[_Bucket] = []
-        for batch in _batches(_by_region(changes)):
-            regions = np.array([r for r, _ in batch], np.int32)
-            page_keys = keys.page_keys(body, regions)
-            for (region, part), key, value in zip(batch, page_keys, tx.get_many(page_keys), strict=True):
-                before = Rows.empty() if value is None else _rows_of_page(value)
-                after = overlay(before, part, surface)
-                voxels += after.voxels - before.voxels
-                blocks += len(distinct_blocks(after)) - len(distinct_blocks(before))
-                count += len(after) - len(before)
-                table_changes.append(_bucket_changes(before, after, region))
-                if len(after):
-                    tx.put(key, pack(list(after.table())))
+        changes, regions, starts = _by_region(changes)
+        table = changes.table()
+        change = np.zeros(len(changes), np.int64)
+        for at in range(0, len(regions), _BATCH):
+            page_keys = keys.page_keys(body, regions[at : at + _BATCH])
+            for i, (key, value) in enumerate(zip(page_keys, tx.get_many(page_keys), strict=True), start=at):
+                a, b = starts[i], starts[i + 1]
+                before = _NO_ROWS if value is None else unpack(value, COLUMNS)
+                done = overlay_table(before, table[:, a:b], surface)
+                change[a:b] = done.change
+                voxels += done.voxels
+                blocks += done.blocks
+                count += done.table.shape[1] - before.shape[1]
+                if done.table.shape[1]:
+                    tx.put(key, _packed(done.table))
                 elif value is not None:
                     tx.delete(key)
-        svs, buckets = self._update_buckets(body, header, table_changes)
+        svs, buckets = self._update_buckets(body, header, _bucket_changes(changes, change))
         header = Header(voxels, blocks, count, svs, buckets, stamp)
         if not count:
             tx.delete(keys.body(body))
@@ -538,17 +544,18 @@ class Index:
         tx.put(keys.body(body), header.encode())
         return self._shrink(body, header) if count < SHRINK else header
 
-    def _update_buckets(self, body: int, header: Header, parts: list[_Bucket]) -> tuple[int, int]:
+    def _update_buckets(self, body: int, header: Header, changes: _Bucket) -> tuple[int, int]:
         """Apply changes of the supervoxel table; returns (supervoxels, buckets)."""
         tx, svs, buckets = self._tx, header.supervoxels, header.buckets
-        changes = _joined_changes(parts)
         numbers = _bucket_of(changes.id, buckets)
-        touched = np.unique(numbers).tolist()
-        for batch in _batches(touched):
+        order = np.argsort(numbers, kind="stable")
+        touched, starts = np.unique(numbers[order], return_index=True)
+        parts = dict(zip(touched.tolist(), np.split(order, starts[1:]), strict=True)) if len(touched) else {}
+        for batch in _batches(parts):
             bucket_keys = [keys.bucket(body, n) for n in batch]
             for n, key, value in zip(batch, bucket_keys, tx.get_many(bucket_keys), strict=True):
                 before = _Bucket.decode(value)
-                after = _Bucket.join([before, changes[numbers == n]])
+                after = _Bucket.join([before, changes[parts[n]]])
                 svs += len(after) - len(before)
                 self._put_bucket(key, after, value is not None)
         while svs > buckets * BUCKET:
@@ -577,7 +584,7 @@ class Index:
         self._tx.delete_prefix(keys.pages(body))
         self._tx.delete_prefix(keys.buckets(body))
         header = replace(header, buckets=0)
-        self._tx.put(keys.body(body), header.encode() + pack(list(rows.table())))
+        self._tx.put(keys.body(body), header.encode() + _packed(rows.table()))
         return header
 
     def stamp(self, body: int, stamp: Stamp) -> None:
@@ -612,22 +619,6 @@ class Index:
         for batch in _batches(parts):
             self.update(target, Rows.concatenate(list(batch)), stamp=stamp, surface=surface)
         self.delete(source)
-
-
-def _joined_changes(parts: list[_Bucket]) -> _Bucket:
-    """Changes of several regions as one row per supervoxel; unlike `_Bucket.join` keeps negative sums."""
-    if not parts:
-        return _Bucket.decode(None)
-    ids = np.concatenate([p.id for p in parts])
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
-    if not len(starts):
-        return _Bucket.decode(None)
-    voxels = np.add.reduceat(np.concatenate([p.voxels for p in parts])[order], starts)
-    box = np.concatenate([p.box for p in parts])[order]
-    box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
-    return _Bucket(ids[starts], voxels, box)
 
 
 def _batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:

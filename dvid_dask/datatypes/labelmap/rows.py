@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLUMNS", "Rows", "distinct_blocks", "first_of_block", "overlay"]
+__all__ = ["COLUMNS", "Overlaid", "Rows", "distinct_blocks", "first_of_block", "overlay", "overlay_table"]
 
 COLUMNS = 6
 _OFFSET = np.int64(1 << 31)
@@ -146,18 +148,114 @@ def overlay(old: Rows, new: Rows, mutation: int | None = None) -> Rows:
     >>> overlay(old, Rows.of([[0, 0, 2], [0, 0, 3]], [7, 7], [0, 5])).count.tolist()
     [10, 5]
     """
-    both = Rows.concatenate([old, new])
-    order = np.lexsort((both.supervoxel, *both.block_zyx.T[::-1]))  # stable: new ones after old
-    both = both[order]
-    is_new = order >= len(old)
-    first = first_of_block(both.block_zyx)
-    block = np.cumsum(first) - 1
-    groups = int(block[-1]) + 1 if len(block) else 0
-    mark = np.zeros(groups, np.uint64)
-    np.maximum.at(mark, block, both.surface)
-    if mutation is not None:
-        mark[np.unique(block[is_new])] = mutation
-    last = np.ones(len(both), np.bool_)
-    last[:-1] = first[1:] | (both.supervoxel[1:] != both.supervoxel[:-1])
-    keep = last & (both.count > 0)
-    return Rows(both.block_zyx[keep], both.supervoxel[keep], both.count[keep], mark[block][keep])
+    return Rows.from_table(overlay_table(old.table(), new.sorted().table(), mutation).table)
+
+
+class Overlaid(NamedTuple):
+    """What `overlay_table` did."""
+
+    table: NDArray[np.uint64]
+    voxels: int
+    """Voxels more than before."""
+    blocks: int
+    """Blocks more than before."""
+    change: NDArray[np.int64]
+    """Voxels more than before, for each of the new rows."""
+
+
+def overlay_table(old: NDArray[np.uint64], new: NDArray[np.uint64], mutation: int | None = None) -> Overlaid:
+    """`overlay` of tables (see `Rows.table`), both sorted by block and supervoxel, in one compiled pass.
+
+    Parameters
+    ----------
+    old, new
+        uint64 (6, n) and (6, m); of several new rows with equal block and supervoxel the last counts.
+    mutation
+        As for `overlay`.
+    """
+    n, m = old.shape[1], new.shape[1]
+    out = np.empty((COLUMNS, n + m), np.uint64)
+    change = np.zeros(m, np.int64)
+    mark = np.uint64(0 if mutation is None else mutation)
+    rows, voxels, blocks = _overlay(
+        np.ascontiguousarray(old), np.ascontiguousarray(new), mark, mutation is not None, out, change
+    )
+    return Overlaid(out[:, :rows], voxels, blocks, change)
+
+
+@kernel
+def _overlay(
+    old: NDArray[np.uint64],
+    new: NDArray[np.uint64],
+    mutation: np.uint64,
+    marked: bool,
+    out: NDArray[np.uint64],
+    change: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Fill `out` and `change`; returns rows of `out`, and voxels and blocks more than in `old`."""
+    n, m = old.shape[1], new.shape[1]
+    i, j, r = 0, 0, 0
+    voxels, blocks = 0, 0
+    while i < n or j < m:
+        # the next block is that of the lower row; where each table's rows of it end
+        side = 0
+        if i == n:
+            side = 1
+        elif j == m:
+            side = -1
+        else:
+            for c in range(3):
+                if old[c, i] != new[c, j]:
+                    side = -1 if old[c, i] < new[c, j] else 1
+                    break
+        last_i, last_j = i, j
+        mark = np.uint64(0)
+        if side <= 0:
+            while (
+                last_i < n
+                and old[2, last_i] == old[2, i]
+                and old[1, last_i] == old[1, i]
+                and (old[0, last_i] == old[0, i])
+            ):
+                mark = max(mark, old[5, last_i])
+                last_i += 1
+        if side >= 0:
+            while (
+                last_j < m
+                and new[2, last_j] == new[2, j]
+                and new[1, last_j] == new[1, j]
+                and (new[0, last_j] == new[0, j])
+            ):
+                mark = max(mark, new[5, last_j])
+                last_j += 1
+            if marked:
+                mark = mutation
+        first = r
+        a, b = i, j
+        while a < last_i or b < last_j:
+            if b + 1 < last_j and new[3, b + 1] == new[3, b]:
+                b += 1  # a later row for the same
+                continue
+            if b >= last_j or (a < last_i and old[3, a] < new[3, b]):
+                for c in range(5):
+                    out[c, r] = old[c, a]
+                out[5, r] = mark
+                r += 1
+                a += 1
+                continue
+            had = np.int64(0)
+            if a < last_i and old[3, a] == new[3, b]:
+                had = np.int64(old[4, a])
+                a += 1
+            now = np.int64(new[4, b])
+            change[b] = now - had
+            voxels += int(now - had)
+            if now > 0:
+                for c in range(5):
+                    out[c, r] = new[c, b]
+                out[5, r] = mark
+                r += 1
+            b += 1
+        blocks += (1 if r > first else 0) - (1 if last_i > i else 0)
+        i, j = last_i, last_j
+    return r, voxels, blocks
