@@ -13,6 +13,9 @@ from .diff import Cursor, Item, compare
 from .keys import SEALED, bounds, check
 from .view import View
 
+#: Small values that a transaction keeps once read: bytes of each at most, and how many.
+_SMALL, _HELD = 4096, 1024
+
 
 class Transaction:
     """Reads and writes of one attempt at an update. Gotten by the function that is passed to `Tree.update`.
@@ -32,6 +35,7 @@ class Transaction:
         self._holes: list[tuple[bytes, bytes]] = []  # ranges deleted before what is pending; end b"" for none
         self._read: dict[bytes, bytes] = {}  # key -> generation
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
+        self._held: dict[bytes, bytes | None] = {}  # small values read, since callers come back to them
         self._callbacks: list[Callable[[], object]] = []
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
@@ -192,10 +196,17 @@ class Transaction:
         return sorted(key for key in self._pending if key >= low and (not high or key < high))
 
     def _get_base(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        results = self._base.results(keys)
-        for key, result in zip(keys, results, strict=True):
+        held = self._held
+        missing = [key for key in keys if key not in held] if held else keys
+        found: dict[bytes, bytes | None] = {}
+        for key, result in zip(missing, self._base.results(missing) if missing else (), strict=True):
             self._read[key] = result.stamp.generation
-        return [None if result.state == "missing" else result.value for result in results]
+            value = None if result.state == "missing" else result.value
+            if len(held) < _HELD and (value is None or len(value) <= _SMALL):
+                held[key] = value
+            else:
+                found[key] = value
+        return [found[key] if key in found else held[key] for key in keys]
 
     def _noted(self, items: Iterable[tuple[bytes, Any]], start: bytes, stop: bytes | None) -> Iterator[Any]:
         """Note how far a listing of the base has been read, and leave out what this transaction has changed."""

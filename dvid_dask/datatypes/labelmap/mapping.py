@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.columns import pack, unpack
+from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Mapping", "restore_entries", "set_mapping"]
 
 _BITS = np.uint64(keys.MAPPING_BITS)
+_PAGES = 1024  # pages changed at a time
 
 Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
 Entries = tuple["NDArray[np.bool_]", "NDArray[np.uint64]"]
@@ -160,26 +161,41 @@ def restore_entries(space: TxSpace, ids: ArrayLike, found: ArrayLike, values: Ar
         return had, before
     order = np.argsort(wanted, kind="stable")
     numbers = wanted[order] >> _BITS
-    starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]).tolist()
-    page_keys = [keys.mapping(int(numbers[a])) for a in starts]
-    for (a, b), key, old in zip(
-        zip(starts, [*starts[1:], len(wanted)], strict=True), page_keys, space.get_many(page_keys), strict=True
-    ):
-        part = order[a:b]
-        have, held = _decode(old)
-        if len(have):
-            at = np.searchsorted(have, wanted[part])
-            at[at == len(have)] = 0
-            had[part] = have[at] == wanted[part]
-            before[part] = np.where(had[part], held[at], 0)
+    starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1], True])
+    for at in range(0, len(starts) - 1, _PAGES):
+        edges = starts[at : at + _PAGES + 1]
+        part = order[edges[0] : edges[-1]]
+        page_keys = [keys.mapping(n) for n in numbers[edges[:-1]].tolist()]
+        olds = space.get_many(page_keys)
+        have, held = _joined([old for old in olds if old is not None])
+        had[part], before[part] = _entries_in(have, held, wanted[part])
         both = np.concatenate([have, wanted[part]])
-        entries = np.concatenate([held, bodies[part]])
-        kept = np.concatenate([np.ones(len(have), np.bool_), keep[part]])
-        by_id = np.argsort(both, kind="stable")
-        both, entries, kept = both[by_id], entries[by_id], kept[by_id]
-        last = np.r_[both[1:] != both[:-1], True] & kept
-        if last.any():
-            space.put(key, pack([both[last], entries[last]]))
-        elif old is not None:
-            space.delete(key)
+        by_id = np.argsort(both, kind="stable")  # what is set comes after what was
+        last = by_id[np.r_[both[by_id[1:]] != both[by_id[:-1]], True]]
+        last = last[np.concatenate([np.ones(len(have), np.bool_), keep[part]])[last]]
+        table = np.stack([both[last], np.concatenate([held, bodies[part]])[last]])
+        borders = np.searchsorted(table[0] >> _BITS, np.append(numbers[edges[:-1]], numbers[edges[-2]] + np.uint64(1)))
+        for key, old, page, size in zip(page_keys, olds, pack_groups(table, borders), np.diff(borders), strict=True):
+            if size:
+                space.put(key, page)
+            elif old is not None:
+                space.delete(key)
     return had, before
+
+
+def _joined(pages: list[bytes]) -> Page:
+    """The entries of ascending pages."""
+    tables = [_decode(page) for page in pages]
+    if not tables:
+        return _EMPTY
+    return np.concatenate([ids for ids, _ in tables]), np.concatenate([bodies for _, bodies in tables])
+
+
+def _entries_in(have: NDArray[np.uint64], bodies: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Entries:
+    """Which of the wanted are among the ascending ids, and the bodies of those."""
+    if not len(have):
+        return np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.uint64)
+    at = np.searchsorted(have, wanted)
+    at[at == len(have)] = 0
+    hit = have[at] == wanted
+    return hit, np.where(hit, bodies[at], np.uint64(0))
