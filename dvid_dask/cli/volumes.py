@@ -129,6 +129,12 @@ def export(
         int | None, typer.Option(help="Coarser scales to write.  [default: all there are]", min=0, show_default=False)
     ] = None,
     supervoxels: Annotated[bool, typer.Option("--supervoxels", help="Supervoxels instead of bodies.")] = False,
+    unsharded: Annotated[
+        bool, typer.Option("--unsharded", help="A file for each chunk of a precomputed volume instead of shards.")
+    ] = False,
+    properties: Annotated[
+        bool, typer.Option("--properties", help="Also the sizes of bodies, as segment properties of neuroglancer.")
+    ] = False,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
@@ -137,7 +143,15 @@ def export(
 
     source = find_version(open_store(store, read_only=True), version)[instance]
     with _client(workers, scheduler):
-        report = ops.export(source, destination, format=format, scales=scales, supervoxels=supervoxels)
+        report = ops.export(
+            source,
+            destination,
+            format=format,
+            scales=scales,
+            supervoxels=supervoxels,
+            sharded=not unsharded,
+            segment_properties=properties,
+        )
     say(str(report))
 
 

@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 
 from dvid_dask.formats._jit import U, kernel
+from dvid_dask.formats._label_block_kernels import BAD_INDEX as BLOCK_BAD_INDEX
+from dvid_dask.formats._label_block_kernels import BAD_VALUE as BLOCK_BAD_VALUE
 from dvid_dask.formats._label_block_kernels import (
     SUB_VOXELS,
     bits_for,
     few_labels,
+    get16,
+    get32,
     grown,
     is_uniform,
+    largest,
     load_tile,
     many_labels,
+    sections,
+    unpack,
 )
 
 Array = Any  # inside compiled code
@@ -24,7 +31,7 @@ Array = Any  # inside compiled code
 OK = 0
 BAD_BITS = 1
 BAD_OFFSET = 2
-TOO_LARGE = 3
+TOO_LARGE = 100  # apart from the results of the kernels of label blocks
 
 
 @kernel
@@ -92,6 +99,85 @@ def encode(mem: Array, sz: int, sy: int, gz: int, gy: int, gx: int) -> tuple[int
             out[U(end)] = np.uint32(table[U(k)] & low)
             out[U(end + 1)] = np.uint32(table[U(k)] >> np.uint64(32))
             end += 2
+    return OK, out[:end]
+
+
+@kernel
+def transcode(
+    buf: Array, gz: int, gy: int, gx: int, table: Array, first: Array, cz: int, cy: int, cx: int
+) -> tuple[int, Array]:
+    """The channel's words of the first cz x cy x cx sub-blocks of a label block; as `encode` of its voxels.
+
+    `table` has the label of each entry of the block's table and, last, the 0 of sub-blocks that list none; `first` is
+    the first entry with the same label. A label that stands alone in a sub-block is written once for all of them.
+    """
+    nlabels = table.size - 1
+    result, at, vat = sections(buf, gz * gy * gx, nlabels)
+    if result != OK:
+        return result, np.empty(0, np.uint32)
+    index = np.empty(SUB_VOXELS, np.uint16)
+    entries = np.empty(SUB_VOXELS, np.int64)  # of a sub-block: its distinct labels
+    place = np.empty(SUB_VOXELS, np.uint16)  # where each listed label is among them
+    seen_in = np.full(table.size, -1, np.int64)
+    seen_at = np.zeros(table.size, np.uint16)
+    where = np.full(table.size, -1, np.int64)  # words of a label that is written already
+    end = 2 * cz * cy * cx
+    out = np.empty(end + 4096, np.uint32)
+    counts = 16 + 8 * nlabels
+    low = np.uint64(0xFFFFFFFF)
+    for s in range(gz * gy * gx):
+        n = get16(buf, counts + 2 * s)
+        bits = bits_for(n)
+        z = s // (gy * gx)
+        y = (s // gx) % gy
+        x = s % gx
+        if z < cz and y < cy and x < cx:
+            distinct = 0
+            if n == 0:
+                entries[0] = first[U(nlabels)]
+                distinct = 1
+            for k in range(n):
+                i = get32(buf, at + 4 * k)
+                if i >= nlabels:
+                    return BLOCK_BAD_INDEX, out[:0]
+                label = first[U(i)]
+                if seen_in[U(label)] != s:
+                    seen_in[U(label)] = s
+                    seen_at[U(label)] = np.uint16(distinct)
+                    entries[U(distinct)] = label
+                    distinct += 1
+                place[U(k)] = seen_at[U(label)]
+            out = grown(out, end, end + 16 * 16 + 2 * SUB_VOXELS)
+            values = end
+            kept = 0
+            head = end
+            if distinct > 1:
+                unpack(buf, vat, bits, index)
+                if n != 1 << bits and largest(index) >= n:
+                    return BLOCK_BAD_VALUE, out[:0]
+                if distinct < n:
+                    for j in range(SUB_VOXELS):
+                        index[U(j)] = place[U(index[U(j)])]
+                kept = _storage_bits(distinct)
+                end = _pack(index, kept, out, end)
+                head = end
+            elif where[U(entries[0])] >= 0:
+                head = where[U(entries[0])]
+                values = head
+                distinct = 0
+            if end >= 1 << 24:
+                return TOO_LARGE, out[:0]
+            o = (z * cy + y) * cx + x
+            out[U(2 * o)] = np.uint32(head | kept << 24)
+            out[U(2 * o + 1)] = np.uint32(values)
+            for k in range(distinct):
+                label = entries[U(k)]
+                where[U(label)] = end
+                out[U(end)] = np.uint32(table[U(label)] & low)
+                out[U(end + 1)] = np.uint32(table[U(label)] >> np.uint64(32))
+                end += 2
+        at += 4 * n
+        vat += 64 * bits
     return OK, out[:end]
 
 

@@ -23,14 +23,14 @@ import numpy as np
 from dvid_dask.formats import _segmentation_kernels as kernels
 from dvid_dask.formats._bytes import Buffer
 from dvid_dask.formats.errors import FormatError
-from dvid_dask.formats.label_blocks import flat_labels
+from dvid_dask.formats.label_blocks import flat_labels, parse_block, raise_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "from_label_block"]
 
 
 def encode(labels_zyx: NDArray[np.uint64]) -> bytes:
@@ -58,6 +58,60 @@ def encode(labels_zyx: NDArray[np.uint64]) -> bytes:
     result, words = kernels.encode(mem, sz, sy, nz // 8, ny // 8, nx // 8)
     if result != kernels.OK:
         raise ValueError("compressed segmentation: the result passes 64 MiB; ask for a smaller volume")
+    return b"\1\0\0\0" + bytes(words.astype("<u4", copy=False).data)
+
+
+def from_label_block(
+    block: Buffer, table: ArrayLike | None = None, shape_zyx: Sequence[int] | None = None
+) -> bytes | None:
+    """A DVID label block as compressed segmentation, without expanding its voxels.
+
+    Parameters
+    ----------
+    block
+        The uncompressed label block.
+    table
+        Labels to use instead of those in the block, one per table entry: bodies for supervoxels, say.
+    shape_zyx
+        Voxels wanted from the block's first voxel on, where the volume ends inside the block. By default all.
+
+    Returns
+    -------
+    bytes or None
+        None if all labels listed are 0: readers take a missing chunk for zeros.
+
+    Raises
+    ------
+    FormatError
+        If the block can't be decoded.
+    ValueError
+        If the shape is empty or larger than the block, or the result passes the 64 MiB that the format's offsets reach.
+
+    Examples
+    --------
+    >>> from dvid_dask.formats.label_blocks import encode_block
+    >>> voxels = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // 1000
+    >>> chunk = from_label_block(encode_block(voxels), [10, 11, 12, 13, 14])
+    >>> bool((decode(chunk, (16, 16, 16)) == voxels + 10).all())
+    True
+    """
+    buf, grid, labels = parse_block(block, table)
+    wanted = [n * 8 for n in grid] if shape_zyx is None else [int(n) for n in shape_zyx]
+    if any(not 0 < n <= 8 * g for n, g in zip(wanted, grid, strict=True)):
+        raise ValueError(f"{tuple(wanted)} voxels (z, y, x) of a block of {tuple(8 * g for g in grid)}")
+    cz, cy, cx = (-(-n // 8) for n in wanted)
+    if not labels.any():
+        return None
+    if labels.size == 1:
+        words = np.full(2 * cz * cy * cx + 2, 2 * cz * cy * cx, np.uint32)
+        words[-2:] = int(labels[0]) & 0xFFFFFFFF, int(labels[0]) >> 32
+    else:
+        labels = np.append(labels, np.uint64(0))
+        _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+        result, words = kernels.transcode(buf, *grid, labels, first[inverse], cz, cy, cx)
+        if result == kernels.TOO_LARGE:
+            raise ValueError("compressed segmentation: the result passes 64 MiB; ask for a smaller volume")
+        raise_for(result)
     return b"\1\0\0\0" + bytes(words.astype("<u4", copy=False).data)
 
 

@@ -684,6 +684,20 @@ def mask_sorted(block: Buffer, sorted_labels: NDArray[np.uint64], out: NDArray[n
     return True
 
 
+def parse_block(
+    block: Buffer, table: ArrayLike | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int, int], NDArray[np.uint64]]:
+    """Bytes, sub-blocks (z, y, x) and labels, which `table` may replace (for the other modules of this package).
+
+    Raises
+    ------
+    FormatError
+        If the header can't be right.
+    """
+    buf, grid, n = _parse(block)
+    return buf, grid, _resolve(buf, n, table)
+
+
 def table_hits(
     block: Buffer, labels: ArrayLike
 ) -> tuple[NDArray[np.uint8], tuple[int, int, int], NDArray[np.bool_], bool]:

@@ -5,11 +5,12 @@ format             what is written
 =================  ==============================================================================================
 ``zarr``           one zarr 3 array, full resolution
 ``ome-zarr``       a zarr 3 group of arrays ``s0``, ``s1``, ... with OME-Zarr 0.5 ``multiscales`` metadata
-``precomputed``    a neuroglancer volume; labels as ``compressed_segmentation``
+``precomputed``    a neuroglancer volume in shards; labels as ``compressed_segmentation``
 =================  ==============================================================================================
 
 Zarr arrays begin at index 0, which is the first voxel of the extents: OME-Zarr says where that is by a translation,
-a plain array by its attribute ``offset`` (z, y, x). Chunks are the instance's blocks; zarr chunks lie in shards.
+a plain array by its attribute ``offset`` (z, y, x). Chunks are the instance's blocks and lie in shards. A precomputed
+volume of labels begins at the first block, so that blocks become chunks as they are.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
+from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import job
 from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
+from dvid_dask.ops.precomputed import LabelChunks, from_first_block, shard_grid, sharding_for, write_properties
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_shape, stored_scales
@@ -80,6 +83,7 @@ class _Level:
     box: Box  # voxels of the scale
     source: VoxelArray | PinnedImage
     spec: str  # of the tensorstore to write, JSON
+    sharding: Sharding | None  # of a precomputed volume
 
     def open(self, *, create: bool = False) -> Any:
         """The array to write as (z, y, x), beginning at 0."""
@@ -103,7 +107,13 @@ class _Copy:
     def __call__(self, index: int) -> Result:
         brick = self.grid.brick(index)
         voxels = np.asarray(self.level.source[brick.shift(self.level.box.start).slices()])
-        self.level.open()[brick.slices()].write(voxels).result()
+        if self.level.sharding is None:
+            self.level.open()[brick.slices()].write(voxels).result()
+        else:
+            import tensorstore as ts
+
+            with ts.Transaction() as transaction:  # the shard is written once, whole
+                self.level.open().with_transaction(transaction)[brick.slices()].write(voxels).result()
         return self.ledger.commit(self.phase, index, lambda _, __: {})
 
 
@@ -114,6 +124,8 @@ def export(
     format: str = "ome-zarr",
     scales: int | None = None,
     supervoxels: bool = False,
+    sharded: bool = True,
+    segment_properties: bool = False,
     client: Any = None,
     progress: bool = True,
 ) -> ExportReport:
@@ -133,13 +145,17 @@ def export(
         Coarser scales to write: by default all that are stored; none for ``"zarr"``.
     supervoxels
         Supervoxels instead of bodies.
+    sharded
+        Whether a precomputed volume puts its chunks together into shards, some thousands a file.
+    segment_properties
+        Also write the voxels of every body as neuroglancer's ``segment_properties``, for precomputed volumes.
     client, progress
         As for `ingest`.
 
     Raises
     ------
     BadRequest
-        If the format is unknown, or the instance is empty or hasn't so many scales.
+        If the format is unknown, or the instance is empty or hasn't so many scales, or has no such properties.
     Conflict
         If there is something at the destination.
 
@@ -162,13 +178,15 @@ def export(
     began = time.monotonic()
     if format not in _FORMATS:
         raise BadRequest(f"format {format!r} is unknown: choose one of {', '.join(_FORMATS)}")
+    if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, LabelMap)):
+        raise BadRequest("segment properties are those of bodies in a precomputed volume")
     client = job.find_client(client)
     job.check_reach(client, instance)
     space = instance.view(0)
     box = _extents(instance, space)
     count = _count_scales(instance, space, format, scales)
     url = directory_url(destination)
-    levels = [_level(instance, space, box, s, supervoxels, format, url) for s in range(count)]
+    levels = [_level(instance, space, box, s, supervoxels, format, url, sharded) for s in range(count)]
     name = job.job_name(
         op="export",
         instance=instance.info.data_uuid,
@@ -178,7 +196,7 @@ def export(
     )
     ledger = _begin(url, name, levels, _metadata(instance, box, levels, format))
     show = Progress(progress)
-    grids = [_grid(level, block_shape(instance)) for level in levels]
+    grids = [_grid(instance, space, level, format) for level in levels]
     bricks = sum(g.count for g in grids)
     total = sum(level.box.size for level in levels)
     show.say(
@@ -188,8 +206,10 @@ def export(
     for level, grid in zip(levels, grids, strict=True):
         phase = f"scale{level.scale}"
         weights = [grid.brick(i).size for i in range(grid.count)]
-        copy = _Copy(ledger, phase, level, grid)
-        job.execute(LedgerPhase(ledger, phase, f"scale {level.scale}", weights, copy), client, show)
+        task = _task(ledger, phase, level, grid)
+        job.execute(LedgerPhase(ledger, phase, f"scale {level.scale}", weights, task), client, show)
+    if segment_properties and isinstance(instance, LabelMap):
+        write_properties(instance, space, url, supervoxels=supervoxels)
     _end(url)
     return ExportReport(destination, count, total, time.monotonic() - began)
 
@@ -226,22 +246,52 @@ def _count_scales(instance: Datatype, space: Space, format: str, scales: int | N
     return scales + 1
 
 
-def _level(instance: Datatype, space: Space, box: Box, scale: int, supervoxels: bool, format: str, url: str) -> _Level:
+def _level(
+    instance: Datatype, space: Space, box: Box, scale: int, supervoxels: bool, format: str, url: str, sharded: bool
+) -> _Level:
     here = box.at_scale(scale)
     source: VoxelArray | PinnedImage
     if isinstance(instance, LabelMap):
+        if format == "precomputed":
+            here = from_first_block(here, instance.block_shape)
         last = [v - 1 for v in here.stop]
         source = VoxelArray(space, instance.layout, scale, supervoxels, here.start, last)
+        itemsize = None
     elif isinstance(instance, ImageBlk):
         extents = instance.extents
         if extents is None:
             raise BadRequest(f"{instance.name!r} is empty")
         source = PinnedImage(instance, space, scale, extents.at_scale(scale))
+        itemsize = np.dtype(instance.dtype).itemsize
     else:
         raise NotSupported(f"{instance.name!r} is a {instance.info.typename}")
-    make = _precomputed_spec if format == "precomputed" else _zarr_spec
-    path = url if format != "ome-zarr" else f"{url}s{scale}/"
-    return _Level(scale, here, source, json.dumps(make(instance, here, scale, path), sort_keys=True))
+    if format != "precomputed":
+        path = url if format != "ome-zarr" else f"{url}s{scale}/"
+        spec = _zarr_spec(instance, here, scale, path)
+        return _Level(scale, here, source, json.dumps(spec, sort_keys=True), None)
+    sharding = sharding_for(here, block_shape(instance), itemsize) if sharded else None
+    spec = _precomputed_spec(instance, here, scale, url, sharding)
+    return _Level(scale, here, source, json.dumps(spec, sort_keys=True), sharding)
+
+
+def _task(ledger: ScratchLedger, phase: str, level: _Level, grid: Grid) -> _Copy | LabelChunks:
+    """What writes a brick of a level: labels go to a precomputed volume block by block, all else as voxels."""
+    spec, source = json.loads(level.spec), level.source
+    if spec["driver"] != "neuroglancer_precomputed" or not isinstance(source, VoxelArray):
+        return _Copy(ledger, phase, level, grid)
+    url = f"{spec['kvstore']}{spec['scale_metadata']['key']}/"
+    return LabelChunks(
+        ledger,
+        phase,
+        source.space,
+        source.layout,
+        level.scale,
+        source.supervoxels,
+        level.box,
+        grid,
+        url,
+        level.sharding,
+    )
 
 
 def _dtype(instance: Datatype) -> str:
@@ -277,7 +327,7 @@ def _zarr_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, 
     }
 
 
-def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, Any]:
+def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str, sharding: Sharding | None) -> dict[str, Any]:
     labels = isinstance(instance, LabelMap)
     size = [v * 2**scale for v in _nanometres(instance)]
     meta: dict[str, Any] = {
@@ -290,6 +340,8 @@ def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str) -> dic
     }
     if labels:
         meta["compressed_segmentation_block_size"] = [8, 8, 8]
+    if sharding is not None:
+        meta["sharding"] = sharding.to_json()
     return {
         "driver": "neuroglancer_precomputed",
         "kvstore": url,
@@ -348,8 +400,11 @@ def _metadata(instance: Datatype, box: Box, levels: Sequence[_Level], format: st
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=1).encode()
 
 
-def _grid(level: _Level, block: Point) -> Grid:
+def _grid(instance: Datatype, space: Space, level: _Level, format: str) -> Grid:
     """Bricks as seen from the first voxel: that is where chunks begin."""
+    block = block_shape(instance)
+    if format == "precomputed" and (level.sharding is not None or isinstance(instance, LabelMap)):
+        return shard_grid(instance, space, level.scale, level.box, block, level.sharding)
     return Grid(0, 0, _whole(block), block, Box.of_shape(level.box.shape))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import Datatype, Space
 
-__all__ = ["block_shape", "box_of_blocks", "stored_blocks", "stored_scales"]
+__all__ = ["block_batches", "block_shape", "box_of_blocks", "stored_blocks", "stored_scales"]
 
 _BATCH = 1 << 16
 
@@ -45,8 +45,12 @@ def stored_scales(instance: Datatype, space: Space) -> list[int]:
 
 def stored_blocks(instance: Datatype, space: Space, scale: int) -> NDArray[np.int64]:
     """int64 (n, 3): coordinates of all blocks of a scale that are stored. Costs a listing of their keys."""
-    found = _label_blocks(space, scale) if isinstance(instance, LabelMap) else _image_blocks(instance, space, scale)
-    return np.concatenate([np.empty((0, 3), np.int64), *found])
+    return np.concatenate([np.empty((0, 3), np.int64), *block_batches(instance, space, scale)])
+
+
+def block_batches(instance: Datatype, space: Space, scale: int) -> Iterator[NDArray[Any]]:
+    """`stored_blocks` in batches."""
+    return _label_blocks(space, scale) if isinstance(instance, LabelMap) else _image_blocks(instance, space, scale)
 
 
 def _label_blocks(space: Space, scale: int) -> Iterator[NDArray[Any]]:

@@ -85,3 +85,49 @@ def test_refused_and_hostile():
         cs.decode(data, (1024, 1024, 1000))
     rng = np.random.default_rng(2)
     assert ref.only_format_errors(lambda b: cs.decode(b, volume.shape), ref.mangled(data, rng)) > 10
+
+
+@settings(max_examples=40, deadline=None)
+@given(volumes(), st.integers(1, 40), st.data())
+def test_label_blocks_become_chunks_as_their_voxels_do(volume, bodies, data):
+    """Straight from the block, with labels mapped and the end cut off: what the published codec reads is the voxels."""
+    codec = published()
+    block = lb.encode_block(volume)
+    table = lb.labels(block) % np.uint64(bodies)
+    shape = tuple(data.draw(st.integers(1, n)) for n in volume.shape)
+    chunk = cs.from_label_block(block, table, shape)
+    expected = (volume % np.uint64(bodies))[tuple(slice(0, n) for n in shape)]
+    if chunk is None:
+        assert not expected.any()
+        return
+    theirs = codec.decompress(chunk, shape[::-1], np.uint64, block_size=(8, 8, 8), order="F")
+    np.testing.assert_array_equal(theirs.reshape(shape[::-1]).T, expected)
+    np.testing.assert_array_equal(cs.decode(chunk, shape), expected)
+
+
+def test_label_blocks_of_other_writers():
+    """Duplicates in the table, sub-blocks without any label: the recorded blocks have them."""
+    for v in ref.vectors("block"):
+        if "serialized_gz64" not in v:
+            continue
+        block = ref.gz64(v["serialized_gz64"])
+        volume = lb.decode_block(block)
+        chunk = cs.from_label_block(block)
+        if chunk is None:
+            assert not volume.any()
+        else:
+            np.testing.assert_array_equal(cs.decode(chunk, volume.shape), volume)
+            assert len(chunk) <= len(cs.encode(volume)) or len(np.unique(lb.labels(block))) > len(np.unique(volume))
+
+
+def test_bad_label_blocks_are_refused():
+    block = lb.encode_block(ref.blobs(np.random.default_rng(1), (16, 16, 16), [0, 1, 2, 3, 4], 3))
+    with pytest.raises(ValueError, match="voxels"):
+        cs.from_label_block(block, shape_zyx=(17, 8, 8))
+    with pytest.raises(ValueError, match="voxels"):
+        cs.from_label_block(block, shape_zyx=(0, 8, 8))
+    with pytest.raises(ValueError, match="table"):
+        cs.from_label_block(block, [1])
+    with pytest.raises(FormatError):
+        cs.from_label_block(block[:-1])
+    assert ref.only_format_errors(cs.from_label_block, ref.mangled(block, np.random.default_rng(2))) > 10

@@ -54,9 +54,7 @@ def test_volumes_far_apart_cost_what_is_stored(repo):
     ops.ingest(volume, seg, scales=0, progress=False)
     ops.ingest(volume, seg, offset=far, scales=0, progress=False)
     assert ops.downres(seg, progress=False).bricks <= 4
-    np.testing.assert_array_equal(
-        seg.read((0, 0, far[2] >> 1), (16, 16, 16), 1), seg.read((0, 0, 0), (16, 16, 16), 1)
-    )
+    np.testing.assert_array_equal(seg.read((0, 0, far[2] >> 1), (16, 16, 16), 1), seg.read((0, 0, 0), (16, 16, 16), 1))
 
 
 def test_image(repo):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import itertools
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from tests.ops.test_ingest import labelmap, mean_pyramid
 
 OFFSET = (-32, 0, 64)
 export_module = importlib.import_module("dvid_dask.ops.export")
+precomputed_module = importlib.import_module("dvid_dask.ops.precomputed")
+sharding_module = importlib.import_module("dvid_dask.formats.sharding")
 
 
 @pytest.fixture
@@ -52,18 +57,128 @@ def test_ome_zarr(seg, volume, tmp_path):
     assert sorted(p.name for p in (tmp_path / "seg.zarr").iterdir()) == ["s0", "s1", "s2", "zarr.json"]
 
 
-def test_precomputed(seg, volume, tmp_path):
-    ops.export(seg, str(tmp_path / "seg"), format="precomputed", progress=False)
+def precomputed(folder, scale):
+    """A scale by tensorstore's driver, as (z, y, x) in its own coordinates."""
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": folder.as_uri() + "/", "scale_index": scale}
+    return ts.open(spec, read=True).result()[..., 0].transpose([2, 1, 0])
+
+
+def at(offset, volume):
+    return tuple(slice(o, o + n) for o, n in zip(offset, volume.shape, strict=True))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_precomputed(seg, volume, tmp_path, sharded):
+    labels = np.unique(volume)[1:6].tolist()
+    seg.merge(labels[0], labels[1:])
+    ops.export(seg, str(tmp_path / "seg"), format="precomputed", sharded=sharded, progress=False)
     info = json.loads((tmp_path / "seg" / "info").read_text())
     assert info["type"] == "segmentation"
     assert [s["resolution"] for s in info["scales"]] == [[8] * 3, [16] * 3, [32] * 3]
     assert info["scales"][0]["voxel_offset"] == list(OFFSET[::-1])
-    for s, expected in enumerate(pyramid(volume)):
-        spec = {"driver": "neuroglancer_precomputed", "kvstore": (tmp_path / "seg").as_uri() + "/", "scale_index": s}
-        found = ts.open(spec, read=True).result()
-        np.testing.assert_array_equal(found[..., 0].transpose([2, 1, 0]).read().result(), expected)
+    # the coarsest scale begins inside a block: its volume begins with that block
+    assert info["scales"][2]["voxel_offset"] == [16, 0, -16]
+    assert [s["size"] for s in info["scales"]] == [[80, 96, 64], [40, 48, 32], [20, 24, 24]]
+    assert all(s["encoding"] == "compressed_segmentation" for s in info["scales"])
+    assert [("sharding" in s) for s in info["scales"]] == [sharded] * 3
+    for s, level in enumerate(pyramid(volume)):
+        expected = np.where(np.isin(level, labels), labels[0], level)
+        offset = [o >> s for o in OFFSET]
+        found = precomputed(tmp_path / "seg", s)
+        np.testing.assert_array_equal(found[at(offset, level)].read().result(), expected)
+        assert np.count_nonzero(found.read().result()) == np.count_nonzero(expected)
+        files = [p.name for p in (tmp_path / "seg" / info["scales"][s]["key"]).iterdir()]
+        assert all(name.endswith(".shard") for name in files) if sharded else len(files) > 1
     again = ops.open_volume(f"precomputed://{tmp_path}/seg")
-    np.testing.assert_array_equal(again.read(again.box), volume)
+    np.testing.assert_array_equal(again.read(again.box), np.where(np.isin(volume, labels), labels[0], volume))
+
+
+def chunk_of_shard(folder, sharding, grid_xyz, chunk_xyz):
+    """One chunk by the words of neuroglancer's page on sharded volumes, one bit and one byte after the other."""
+    bits = [max(0, (n - 1).bit_length()) for n in grid_xyz]
+    code = at = 0
+    for bit in range(max(bits)):
+        for axis in range(3):
+            if bit < bits[axis]:
+                code |= (chunk_xyz[axis] >> bit & 1) << at
+                at += 1
+    hashed = code >> sharding["preshift_bits"]
+    minishard = hashed & (1 << sharding["minishard_bits"]) - 1
+    shard = hashed >> sharding["minishard_bits"] & (1 << sharding["shard_bits"]) - 1
+    data = (folder / f"{shard:0{-(-sharding['shard_bits'] // 4) or 1}x}.shard").read_bytes()
+    base = 16 << sharding["minishard_bits"]
+    start, stop = struct.unpack_from("<2Q", data, 16 * minishard)
+    index = np.frombuffer(gzip.decompress(data[base + start : base + stop]), "<u8").reshape(3, -1)
+    offset = base
+    found = 0
+    for key, gap, size in index.T.tolist():
+        found, offset = found + key, offset + gap
+        if found == code:
+            return gzip.decompress(data[offset : offset + size])
+        offset += size
+    return None
+
+
+def test_many_shards_read_by_the_letter(repo, tmp_path, monkeypatch):
+    """Shards of eight chunks in a box that is no cube: by neuroglancer's description and its published codec."""
+    codec = pytest.importorskip("compressed_segmentation")
+    monkeypatch.setattr(precomputed_module, "_VOXELS_PER_SHARD", 8 * 16**3)
+    monkeypatch.setattr(sharding_module, "_MINISHARD_BITS", 1)
+    seg = labelmap(repo, levels=0)
+    volume = neurites((40, 100, 176))
+    volume[:16, 16:32, 32:48] = 0
+    ops.ingest(volume, seg, offset=(-16, 0, 160), progress=False)
+    ops.export(seg, str(tmp_path / "seg"), format="precomputed", progress=False)
+    (scale,) = json.loads((tmp_path / "seg" / "info").read_text())["scales"]
+    assert scale["sharding"] == {
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "preshift_bits": 1,
+        "minishard_bits": 2,
+        "shard_bits": 6,
+        "hash": "identity",
+        "minishard_index_encoding": "gzip",
+        "data_encoding": "gzip",
+    }
+    folder = tmp_path / "seg" / scale["key"]
+    assert len(list(folder.iterdir())) == 2 * 4 * 6
+    found = np.zeros_like(volume)
+    grid = [11, 7, 3]
+    for x, y, z in itertools.product(*map(range, grid)):
+        corner = np.array([x, y, z]) * 16
+        shape = tuple(np.minimum(16, np.array(scale["size"]) - corner).tolist())
+        data = chunk_of_shard(folder, scale["sharding"], grid, (x, y, z))
+        assert (data is None) == ((x, y, z) == (2, 1, 0))
+        if data is not None:
+            chunk = codec.decompress(data, shape, np.uint64, block_size=(8, 8, 8), order="F").reshape(shape)
+            found[at(corner[::-1], chunk.T)] = chunk.T
+    np.testing.assert_array_equal(found, volume)
+    np.testing.assert_array_equal(precomputed(tmp_path / "seg", 0).read().result(), volume)
+
+
+def test_only_shards_that_hold_something_are_looked_at(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr(precomputed_module, "_VOXELS_PER_SHARD", 8 * 16**3)
+    monkeypatch.setattr(precomputed_module, "_ENUMERATE", 100)
+    seg = labelmap(repo, levels=0)
+    far = (1 << 20, -(1 << 19), 1 << 20)
+    for offset, label in (((0, 0, 0), 5), (far, 6)):
+        seg.write(np.full((16, 16, 16), label, np.uint64), offset)
+    ops.export(seg, str(tmp_path / "seg"), format="precomputed", progress=False)
+    assert len(list((tmp_path / "seg").glob("8_8_8/*.shard"))) == 2
+    found = precomputed(tmp_path / "seg", 0)
+    assert int(found[0, 0, 0].read().result()) == 5
+    assert int(found[far].read().result()) == 6
+
+
+def test_segment_properties(seg, volume, tmp_path):
+    labels, counts = np.unique(volume[volume > 0], return_counts=True)
+    ops.export(seg, str(tmp_path / "seg"), format="precomputed", segment_properties=True, progress=False)
+    info = json.loads((tmp_path / "seg" / "info").read_text())
+    inline = json.loads((tmp_path / "seg" / info["segment_properties"] / "info").read_text())["inline"]
+    assert inline["ids"] == [str(i) for i in labels]
+    (sizes,) = inline["properties"]
+    assert sizes["values"] == counts.tolist()
+    with pytest.raises(BadRequest, match="properties"):
+        ops.export(seg, str(tmp_path / "x"), format="ome-zarr", segment_properties=True, progress=False)
 
 
 def test_plain_zarr(seg, volume, tmp_path):
@@ -122,6 +237,31 @@ def test_an_interrupted_export_goes_on(seg, volume, tmp_path, monkeypatch):
         np.testing.assert_array_equal(zarr.open_group(where, mode="r")[f"s{s}"][:], expected)
     done.remove("died")
     assert len(done) == len(set(done))  # finished bricks were not copied again
+
+
+def test_an_interrupted_export_of_shards_goes_on(seg, volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(precomputed_module, "_VOXELS_PER_SHARD", 8 * 16**3)
+    done = []
+    write = precomputed_module.LabelChunks.__call__
+
+    def dies_once(self, index):
+        if len(done) == 5:
+            done.append("died")
+            raise RuntimeError("power cut")
+        done.append((self.phase, index))
+        return write(self, index)
+
+    monkeypatch.setattr(precomputed_module.LabelChunks, "__call__", dies_once)
+    where = tmp_path / "seg"
+    with pytest.raises(RuntimeError, match="power cut"):
+        ops.export(seg, str(where), format="precomputed", progress=False)
+    with pytest.raises(Conflict, match="something else"):
+        ops.export(seg, str(where), format="precomputed", sharded=False, progress=False)
+    ops.export(seg, str(where), format="precomputed", progress=False)
+    np.testing.assert_array_equal(precomputed(where, 0).read().result(), volume)
+    done.remove("died")
+    assert len(done) == len(set(done))
+    assert sorted(p.name for p in where.iterdir()) == ["16_16_16", "32_32_32", "8_8_8", "info"]
 
 
 def test_from_a_read_only_store(tmp_path, volume):
