@@ -253,30 +253,32 @@ class Voice:
     A later attempt repeats what the earlier ones announced: only what goes beyond that is told.
     """
 
-    __slots__ = ("_at", "_done", "_feed", "_root", "_told")
+    __slots__ = ("_begun", "_done", "_feed", "_root", "_told")
 
     def __init__(self, feed: Feed, root: str) -> None:
         self._feed = feed
         self._root = root
         self._told = 0
-        self._at = 0
+        self._begun: list[Message] = []
         self._done: list[Message] = []
 
-    def begin(self) -> None:
+    def attempt(self) -> None:
         """Another attempt."""
-        self._at = 0
+        self._begun = []
         self._done = []
 
-    def announce(self, instance: HasInfo, record: dict[str, Any]) -> None:
-        """Tell at once what begins, unless an earlier attempt did."""
-        self._at += 1
-        if self._at > self._told:
-            self._told = self._at
-            self._feed.tell([self._message(instance, record)])
+    def begins(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """To be told before the commit, unless an earlier attempt was about to commit and said it."""
+        self._begun.append(self._message(instance, record))
 
-    def later(self, instance: HasInfo, record: dict[str, Any]) -> None:
-        """Tell once the commit is durable."""
+    def ends(self, instance: HasInfo, record: dict[str, Any]) -> None:
+        """To be told once the commit is durable."""
         self._done.append(self._message(instance, record))
+
+    def commits(self) -> None:
+        """The attempt went well and will be committed."""
+        self._feed.tell(self._begun[self._told :])
+        self._told = max(self._told, len(self._begun))
 
     def done(self) -> None:
         """The commit is durable."""

@@ -153,17 +153,17 @@ class Mutation:
         return self._voice is not None
 
     def announce(self, instance: HasInfo, record: dict[str, Any]) -> None:
-        """Tell watchers what begins, before the commit; said once, however often the mutation is tried.
+        """Tell watchers what begins: right before the commit, when all that can be refused has been done.
 
-        Call it when all checks are done. Attempts announce the same in the same order.
+        It is said once, however often the mutation is tried; attempts announce the same in the same order.
         """
         if self._voice is not None:
-            self._voice.announce(instance, record)
+            self._voice.begins(instance, record)
 
     def report(self, instance: HasInfo, record: dict[str, Any]) -> None:
         """Tell watchers something once the commit is durable. It isn't kept in the log."""
         if self._voice is not None:
-            self._voice.later(instance, record)
+            self._voice.ends(instance, record)
 
     def keep_undo(self, instance: HasInfo, action: str, data: bytes, mutation: int = 0) -> None:
         """Keep how to take this mutation back; it is part of the commit. At a committed version nothing is kept.
@@ -250,10 +250,12 @@ def mutate(
 
     def attempt(tx: Transaction) -> T:
         if voice is not None:
-            voice.begin()
+            voice.attempt()
         m = Mutation(mid, user, app, version, tx, tree.name, vid, voice)
         result = fn(m, m.space(instance))
         m.finish()
+        if voice is not None:
+            voice.commits()
         last[:] = [m]
         return result
 

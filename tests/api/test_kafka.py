@@ -124,6 +124,41 @@ def test_labelmap_messages(ds, labels, broker):
     assert [r["Action"] for r in labels.mutations()] == ["merge-complete", "cleave-complete", "renumber-complete"]
 
 
+def test_messages_of_splits_and_of_what_takes_them_back(ds, labels, broker):
+    runs = [[0, 0, 2, 16], [0, 1, 2, 16]]
+    with KafkaPublisher(ds, KafkaConfig(servers=(broker,))):
+        cut = labels.split_supervoxel(1, runs)
+        body = labels.split(2, [[0, 0, 4, 16]], user="ann")
+        back = labels.undo(cut.mutation)
+    got = consume(broker, data_topic(labels), 6)
+    for message in got:
+        del message["Timestamp"], message["UUID"]
+    # the runs without a header
+    assert [len(ds.get_blob(message.pop("Split"))) for message in got[:4]] == [32, 32, 16, 16]
+    parts = {"Supervoxel": 1, "Body": 1, "SplitSupervoxel": cut.split, "RemainSupervoxel": cut.remain}
+    assert got[:2] == [
+        {"Action": "split-supervoxel", "MutationID": cut.mutation, **parts},
+        {
+            "Action": "split-supervoxel-complete",
+            "MutationID": cut.mutation,
+            **parts,
+            "SplitSize": 32,
+            "RemainSize": 224,
+        },
+    ]
+    ids = got[2].pop("SVSplits")
+    assert ids == got[3].pop("SVSplits")
+    assert list(ids) == ["2"]
+    assert sorted(ids["2"]) == ["Remain", "Split"]
+    split = {"Target": 2, "NewLabel": body.body, "MutationID": body.mutation, "User": "ann"}
+    assert got[2:4] == [{"Action": "split", **split}, {"Action": "split-complete", **split}]
+    joined = {"Body": 1, "Supervoxels": [1], "Joined": [[cut.split, cut.remain]], "Undoes": cut.mutation}
+    assert got[4:] == [
+        {"Action": "join-supervoxels", "MutationID": back, **joined},
+        {"Action": "join-supervoxels-complete", "MutationID": back, **joined},
+    ]
+
+
 def test_keyvalue_and_repository_operations(ds, broker):
     repo = ds.new_repo("fly", root="not a uuid")
     config = KafkaConfig(servers=(f"http://{broker}",), topic_prefix="lab1-")

@@ -92,7 +92,7 @@ def test_a_mutation_that_is_tried_again_begins_once(ds, spoken):
     assert heard[-1].record["n"] == 21  # of the attempt that was committed
 
 
-def test_a_mutation_that_fails_has_no_end(ds, spoken):
+def test_a_mutation_that_is_refused_is_not_told(ds, spoken):
     heard = []
 
     def fail(attempt):
@@ -104,7 +104,15 @@ def test_a_mutation_that_fails_has_no_end(ds, spoken):
         spoken.version.commit()
         with pytest.raises(LockedVersion):
             spoken.count()
-    assert actions(heard) == ["count", "second", "commit"]
+    assert actions(heard) == ["commit"]
+
+
+def test_a_mutation_whose_commit_fails_has_no_end(ds, spoken):
+    heard = []
+    with ds.watch(heard.append), pytest.raises(LockedVersion):
+        spoken.count(before_commit=lambda attempt: spoken.version.commit())
+    assert actions(heard) == ["commit", "count", "second"]
+    assert list(spoken.mutations()) == []
 
 
 def test_a_forced_write_is_told_once_though_it_is_carried_on(ds, spoken):
