@@ -12,6 +12,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `coarse`                    sparse volumes at block resolution
 `coordinates`               packed block coordinates, Morton keys, DVID's block keys
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
+`nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
 `downsample`                means over windows: the coarser scales of images
