@@ -15,6 +15,7 @@ import dvid_dask
 from dvid_dask.formats import dvid_pb2
 from dvid_dask.formats.block_stream import block_to_payload, write_record
 from dvid_dask.formats.label_blocks import encode_block, solid_block
+from dvid_dask.formats.rles import encode_rles
 
 from .conftest import ADMIN, server_process
 
@@ -115,6 +116,21 @@ REFUSED = [
     ("POST", "merge", b"[7,1e3]"),
     ("POST", "merge", b"[" * 100_000),
     ("POST", "merge", b'{"target":7}'),
+    ("POST", "split-supervoxel/7", b""),
+    ("POST", "split-supervoxel/7", encode_rles(np.empty((0, 4), np.int32))),
+    ("POST", "split-supervoxel/7", encode_rles([[4, 0, 0, 3]])[:-1]),
+    ("POST", "split-supervoxel/7", b"\1" + encode_rles([[4, 0, 0, 3]])[1:]),
+    ("POST", "split-supervoxel/7", encode_rles([[4, 0, 0, 3], [5, 0, 0, 3]])),
+    ("POST", "split-supervoxel/7", encode_rles([[4, 0, 0, 9]])),
+    ("POST", "split-supervoxel/7", encode_rles([[-(2**31), 0, 0, 2**31 - 1]])),
+    ("POST", "split-supervoxel/7", struct.pack("<4B2I", 0, 3, 0, 0, 0, 2**32 - 1) + bytes(16)),
+    ("POST", "split-supervoxel/7?split=9", encode_rles([[4, 0, 0, 3]])),
+    ("POST", "split-supervoxel/7?remain=x", encode_rles([[4, 0, 0, 3]])),
+    ("POST", "split-supervoxel/0", encode_rles([[4, 0, 0, 3]])),
+    ("POST", "split-supervoxel/8", encode_rles([[4, 0, 0, 3]])),
+    ("POST", "split-supervoxel", encode_rles([[4, 0, 0, 3]])),
+    ("GET", "split-supervoxel/7", b""),
+    ("POST", "split/7", encode_rles([[4, 0, 0, 3]])),
     ("POST", "cleave/7", b"[]"),
     ("POST", "cleave/7", b"null"),
     ("POST", "cleave/7", b"[7]"),
@@ -227,6 +243,56 @@ def test_everything_said_twice_counts_once(client, seg):
         "minvoxel": [0, 0, 0],
         "maxvoxel": [15, 15, 15],
     }
+
+
+RUNS = encode_rles([[4, y, z, 3] for z in range(16) for y in range(16)])
+
+
+def test_split_of_a_supervoxel(client, seg):
+    answer = client.post(f"{seg}/split-supervoxel/7", content=RUNS).json()
+    assert (answer["SplitSupervoxel"], answer["RemainSupervoxel"]) == (10, 11)
+    assert sorted(client.get(f"{seg}/supervoxels/7").json()) == [10, 11]
+    assert client.get(f"{seg}/label/5_0_0?supervoxels=true").json() == {"Label": 10}
+    version = seg.split("/")[3]
+    assert client.get(f"{seg}/supervoxel-splits").json() == [version, [[answer["MutationID"], 7, 11, 10]]]
+    assert client.get(f"{seg}/map-stats").json()["seg"]["MapEntries"] == 3
+
+
+def test_splits_of_bodies_are_off_unless_allowed(client, repo, seg, make_client):
+    before = state(client, seg)
+    assert client.post(f"{seg}/split/7", content=RUNS).status_code == 400
+    assert state(client, seg) == before
+    open_client = make_client(allow_labelmap_split=True)
+    path = open_client.instance(open_client.repo(), "labelmap", "seg", BlockSize="16,16,16")
+    open_client.post(f"{path}/raw/0_1_2/16_16_16/0_0_0", content=np.full(4096, 7, np.uint64).tobytes())
+    answer = open_client.post(f"{path}/split/7", content=RUNS)
+    assert answer.json()["label"] == 8
+    assert open_client.get(f"{path}/size/8").json() == {"voxels": 3 * 256}
+
+
+def test_undo_and_redo(client, seg):
+    before = state(client, seg)
+    merged = client.post(f"{seg}/merge?u=me&app=test", content=b"[7,9]").json()["MutationID"]
+    listed = client.get(f"{seg}/undo").json()
+    assert [entry["Action"] for entry in listed] == ["write", "merge"]
+    assert (listed[1]["MutationID"], listed[1]["User"], listed[1]["Undone"]) == (merged, "me", False)
+    after = state(client, seg)
+    undone = client.post(f"{seg}/undo/{merged}").json()["MutationID"]
+    assert undone > merged
+    assert state(client, seg) == before
+    assert client.get(f"{seg}/undo").json()[1]["Undone"]
+    assert client.post(f"{seg}/undo/{merged}").status_code == 400
+    assert client.post(f"{seg}/redo/{merged}").status_code == 200
+    assert state(client, seg) == after
+    cleaved = client.post(f"{seg}/cleave/7", content=b"[9]").json()["MutationID"]
+    refused = client.post(f"{seg}/undo/{merged}")
+    assert refused.status_code == 409
+    assert str(cleaved) in refused.text
+    assert client.post(f"{seg}/undo/{merged + 10**6}").status_code == 404
+    for wrong in ("undo/x", "undo/-1", "undo", "redo/", f"redo/{merged}"):
+        assert client.post(f"{seg}/{wrong}").status_code == 400
+    client.commit(seg.split("/")[3])
+    assert client.post(f"{seg}/undo/{cleaved}").status_code == 400
 
 
 def test_counters(client, seg):

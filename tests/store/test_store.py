@@ -328,6 +328,29 @@ def test_writes_that_read_nothing_of_each_other_both_succeed(store):
     assert content(tree.view()) == {"mine": "1", "theirs": "1"}
 
 
+def test_appended_values_keep_the_order_of_the_commits_and_make_nobody_run_again(store):
+    tree = store.create_tree("t")
+    attempts = []
+
+    def first(tx):
+        attempts.append(1)
+        tx.append(b"log", b"first")
+        tx.append(b"log", b"again")
+        if len(attempts) == 1:
+            tree.update(lambda other: other.append(b"log", b"between"))
+
+    tree.update(first)
+    assert len(attempts) == 1
+    assert list(tree.view(0).scan()) == [
+        (b"log", b"3"),
+        (b"log/00000000", b"between"),
+        (b"log/00000001", b"first"),
+        (b"log/00000002", b"again"),
+    ]
+    with pytest.raises(TypeError):
+        tree.update(lambda tx: tx.append(b"log", "text"))
+
+
 def test_an_error_on_a_consistent_state_is_not_retried(local):
     tree = local.create_tree("a")
     put(tree, a="1")

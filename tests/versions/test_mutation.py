@@ -9,6 +9,7 @@ import pytest
 from dvid_dask import datatypes
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.errors import BadRequest, LockedVersion
+from dvid_dask.versions.undo import scan_undo
 
 from .conftest import sound
 
@@ -196,3 +197,24 @@ def test_arrays_lie_in_the_space(repo, pair):
     with pytest.raises(ZeroDivisionError):
         source.mutate(lambda m, space: (write(m, space), space.put(b"x", b"y"), 1 / 0))
     assert source.view().get(b"x") is None
+
+
+def test_what_undoes_a_mutation_is_kept_until_the_version_is_committed(repo, pair):
+    source, _ = pair
+
+    def keep(m, space):
+        space.put(b"n", b"1")
+        m.keep_undo(source, "change", b"back")
+        m.keep_undo(source, "change", b"other", m.id + 1)
+        return m.id
+
+    mid = source.mutate(keep, user="me")
+    kept = source.mutate(lambda m, _: m.undo_record(source, mid))
+    assert (kept.id, kept.action, kept.user, kept.data, kept.undone, kept.latest) == (mid, "change", "me", b"back", 0, mid)
+    tree, here = source.version.tree(), (source.info.id, source.version.id)
+    assert [r.data for r in scan_undo(tree.view(0), *here)] == [b"back", b"other"]
+    assert [r.data for r in scan_undo(tree.view(0), *here, after=mid)] == [b"other"]
+    source.version.commit()
+    assert list(scan_undo(tree.view(0), *here)) == []
+    source.mutate(keep, force=True)
+    assert list(scan_undo(tree.view(0), *here)) == []

@@ -22,7 +22,7 @@ from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
@@ -33,10 +33,10 @@ __all__ = [
     "check_cleave",
     "check_renumber",
     "cleave",
-    "is_used",
     "merge",
     "move_rows",
     "renumber",
+    "used",
 ]
 
 _PAGES = 64
@@ -124,7 +124,7 @@ def cleave(
     BadRequest
         As `check_cleave`.
     """
-    if is_used(space, new_body):
+    if used(space, [new_body])[0]:
         raise BadRequest(f"label {new_body} is in use, so it can't be the id of a new body")
     done = check_cleave(space, body, supervoxels)
     move_rows(space, body, new_body, supervoxels, stamp)
@@ -151,9 +151,12 @@ def move_rows(
     index.stamp(body, stamp)
 
 
-def is_used(space: AnySpace, label: int) -> bool:
-    """Whether a label is a body or supervoxel of this version, or was one and is retired."""
-    return Index(space).header(label) is not None or bool(Mapping(space).entries([label])[0][0])
+def used(space: AnySpace, labels: ArrayLike) -> NDArray[np.bool_]:
+    """Whether each label is a body or supervoxel of this version, or was one and is retired."""
+    asked = np.asarray(labels, np.uint64).reshape(-1)
+    bodies = np.array([h is not None for h in Index(space).headers(asked.tolist())], np.bool_)
+    found, _ = Mapping(space).entries(asked)
+    return bodies | found
 
 
 def check_renumber(space: AnySpace, pairs: Sequence[tuple[int, int]]) -> None:

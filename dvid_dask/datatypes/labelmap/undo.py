@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import bulk, edits, events, keys, splits
-from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
+from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress, read_blocks
 from dvid_dask.datatypes.labelmap.downres import update_scales
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, restore_entries
@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Changed", "Context", "blocks_before", "carry_out", "entries_before", "indices_before"]
+__all__ = [
+    "Changed",
+    "Context",
+    "blocks_before",
+    "carry_out",
+    "entries_before",
+    "indices_before",
+    "labels_in",
+    "read_indices",
+    "sv_splits",
+]
 
 
 class Changed(Exception):  # noqa: N818  a finding, not a failure: it becomes `LaterMutations`
@@ -185,7 +195,7 @@ def _noted(space: AnySpace, version: int, parts: Parts) -> list[int]:
 def _cut(step: Cut, c: Context) -> Join:
     parts = _parts(step)
     body = splits.mapped_to(c.space, parts.old)
-    if not body or any(edits.is_used(c.space, int(i)) for i in (*parts.split, *parts.remain)):
+    if not body or edits.used(c.space, np.concatenate([parts.split, parts.remain])).any():
         raise Changed("the supervoxels were moved to different bodies or split, or their parts' ids are in use")
     data = c.blob(step.runs)
     if data is None:
@@ -247,6 +257,15 @@ def blocks_before(
     return SetBlocks(scale, index, downres, coords, list(olds), [_digest(v) for v in values])
 
 
+def labels_in(space: AnySpace, layout: Layout, blocks: Iterable[tuple[int, ...]]) -> NDArray[np.uint64]:
+    """The supervoxels in stored blocks (scale, z, y, x)."""
+    found = [np.empty(0, np.uint64)]
+    for scale, z, y, x in blocks:
+        for _, opened in read_blocks(space, layout, scale, [(z, y, x)]):
+            found += [label_blocks.labels(b) for b in opened]
+    return np.unique(np.concatenate(found))
+
+
 def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
     space, layout = c.space, c.layout
     coords = np.frombuffer(step.block_zyx, "<i4").reshape(-1, 3).astype(np.int32)
@@ -287,7 +306,8 @@ def _index_blocks(
 # ------------------------------------------------------------------ index and mapping, as they are
 
 
-def _indices(space: AnySpace, bodies: Iterable[int]) -> list[bytes | None]:
+def read_indices(space: AnySpace, bodies: Iterable[int]) -> list[bytes | None]:
+    """Label indices as protobuf, None for a body without."""
     index = Index(space)
     found: list[bytes | None] = []
     for body in bodies:
@@ -306,15 +326,12 @@ def _indices(space: AnySpace, bodies: Iterable[int]) -> list[bytes | None]:
 
 def indices_before(before: list[bytes | None], space: AnySpace, bodies: Sequence[int]) -> SetIndices:
     """The step that takes back replacing label indices. Called after they are replaced, with `read_indices` before."""
-    return SetIndices(as_ids(bodies), before, [_digest(v) for v in _indices(space, bodies)])
-
-
-read_indices = _indices
+    return SetIndices(as_ids(bodies), before, [_digest(v) for v in read_indices(space, bodies)])
 
 
 def _set_indices(step: SetIndices, c: Context) -> SetIndices:
     bodies = ids_of(step.bodies).tolist()
-    now = _indices(c.space, bodies)
+    now = read_indices(c.space, bodies)
     if [_digest(v) for v in now] != step.present:
         raise Changed("some of the label indices were changed since")
     index = Index(c.space)

@@ -17,7 +17,7 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.versions.records import go_time, rfc3339
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import Mutation, Space, TxSpace
 
@@ -29,6 +29,8 @@ _AT_THE_END = frozenset({"CleavedSize", "RemainSize", "SplitSize"})
 
 MAX_MESSAGE = 980 * 1024
 """Bytes of a mutation's record from which on its list of supervoxels is kept as a blob, as in DVID."""
+
+_DRAWS = 1000  # from a range of labels of which some are in use
 
 
 class Editing(Bodies):
@@ -70,7 +72,7 @@ class Editing(Bodies):
             raise BadRequest("a cleave takes at least one supervoxel")
         view = self.view(0)
         edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
-        new_body = self._unused_label(view)
+        new_body = int(self._unused_labels(view)[0])
         moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
         if len(encoded := msgspec.json.encode(moved)) > MAX_MESSAGE:
             moved = {"DataRef": self.version.datastore.put_blob(encoded)}
@@ -92,13 +94,16 @@ class Editing(Bodies):
 
         return self.mutate(change, user=user, app=app, force=force)
 
-    def _unused_label(self, view: Space) -> int:
-        """The next label; one in use is skipped: administrators may have chosen a range with such labels."""
-        for _ in range(1000):
-            label, _ = self.next_labels.allocate()
-            if not edits.is_used(view, label):
-                return label
-        raise BadRequest(f"the 1000 labels up to {label} are in use: have an administrator set another next label")
+    def _unused_labels(self, view: Space, n: int = 1) -> NDArray[np.uint64]:
+        """The next labels; those in use are skipped: administrators may have chosen a range with such labels."""
+        found = np.empty(0, np.uint64)
+        for _ in range(_DRAWS):
+            first, last = self.next_labels.allocate(n - len(found))
+            drawn = np.uint64(first) + np.arange(last - first + 1, dtype=np.uint64)
+            found = np.concatenate([found, drawn[~edits.used(view, drawn)]])
+            if len(found) == n:
+                return found
+        raise BadRequest(f"the labels up to {last} are in use: have an administrator set another next label")
 
     def renumber(
         self, pairs: Sequence[tuple[int, int]], *, user: str = "", app: str = "", force: bool = False

@@ -106,19 +106,19 @@ class Splitting(Editing):
             raise BadRequest("both parts of a split can't have the same id")
         view = self.view(0)
         body = self._body_to_split(view, supervoxel)
-        self._check_unused(view, split, remain)
+        self._check_unused(view, [i for i in (split, remain) if i])
         splits.check(view, self.layout, body, supervoxel, normal)  # before ids are drawn: they would be gone
         self.next_labels.raise_to(split)
-        first = split or self._unused_label(view)
+        first = split or int(self._unused_labels(view)[0])
         self.next_labels.raise_to(remain)
-        second = remain or self._unused_label(view)
+        second = remain or int(self._unused_labels(view)[0])
         parts = Parts.of([supervoxel], [first], [second])
         ref = self.version.datastore.put_blob(rles.encode_srles(normal))
         layout = self.layout
 
         def change(m: Mutation, space: TxSpace) -> SupervoxelSplit:
             body = self._body_to_split(space, supervoxel)
-            self._check_unused(space, first, second)
+            self._check_unused(space, [first, second])
             done = splits.cut(space, layout, body, parts, normal, self._stamp(m), downres=downres)
             cut_off, left = int(done.split_voxels[0]), int(done.remain_voxels[0])
             if not cut_off or not left:
@@ -181,14 +181,14 @@ class Splitting(Editing):
         who: dict[str, Any],
     ) -> BodySplit:
         """Split a body whose supervoxels under the runs are the planned ones; new ids are drawn for them first."""
-        new_body = self._unused_label(view)
-        fresh = np.array([self._unused_label(view) for _ in range(2 * len(planned))], np.uint64)
+        drawn = self._unused_labels(view, 1 + 2 * len(planned))
+        new_body, fresh = int(drawn[0]), drawn[1:]
         parts = Parts.of(planned, fresh[::2], fresh[1::2])
 
         def change(m: Mutation, space: TxSpace) -> BodySplit:
             if not np.array_equal(self._check_split(space, body, runs), planned):
                 raise _OthersWroteError
-            self._check_unused(space, new_body, *fresh.tolist())
+            self._check_unused(space, drawn)
             stamp = self._stamp(m)
             done = splits.cut(space, self.layout, body, parts, runs, stamp, strict=False)
             edits.move_rows(space, body, new_body, np.sort(parts.split), stamp, mark=False)
@@ -232,10 +232,11 @@ class Splitting(Editing):
         return body
 
     @staticmethod
-    def _check_unused(space: AnySpace, *labels: int) -> None:
-        for label in labels:
-            if label and edits.is_used(space, label):
-                raise BadRequest(f"label {label} is in use, so it can't be the id of a part of a split")
+    def _check_unused(space: AnySpace, labels: ArrayLike) -> None:
+        asked = np.asarray(labels, np.uint64)
+        taken = asked[edits.used(space, asked)]
+        if len(taken):
+            raise BadRequest(f"label {taken[0]} is in use, so it can't be the id of a part of a split")
 
     def _check_split(self, space: AnySpace, body: int, runs: NDArray[np.int32]) -> NDArray[np.uint64]:
         """The supervoxels under runs, in the order met, if the runs can split a body."""

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.labelmap.methods.splitting import Splitting
-from dvid_dask.datatypes.labelmap.steps import decode_steps, encode_steps, named
-from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out
+from dvid_dask.datatypes.labelmap.steps import Cut, decode_steps, encode_steps, named
+from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out, labels_in
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
 from dvid_dask.versions.undo import UndoRecord, scan_undo
 
@@ -111,12 +111,15 @@ class Undoing(Splitting):
         return self.mutate(change, user=user, app=app, force=force)
 
     def _later(self, m: Mutation, kept: UndoRecord) -> list[int]:
-        """Mutations done after this one that name what it names."""
+        """Mutations done after this one that name what it names, or cut what lies in the blocks that it wrote."""
         ids, blocks = named(decode_steps(kept.data))
+        there = labels_in(m.space(self), self.layout, blocks)
         found = []
         for other in scan_undo(m.tx, self.info.id, self.version.id):
             if other.latest > kept.latest and not other.undone:
-                other_ids, other_blocks = named(decode_steps(other.data))
-                if np.isin(other_ids, ids).any() or not blocks.isdisjoint(other_blocks):
+                steps = decode_steps(other.data)
+                other_ids, other_blocks = named(steps)
+                cut = any(isinstance(step, Cut) for step in steps) and np.isin(other_ids, there).any()
+                if cut or np.isin(other_ids, ids).any() or not blocks.isdisjoint(other_blocks):
                     found.append(other.id)
         return found
