@@ -9,5 +9,6 @@
 `splitting`           supervoxels and bodies cut in two
 `undoing`             undo and redo
 `history`             what happened
+`tables`              index, mapping and log as dataframes
 ====================  ==========================================================
 """
