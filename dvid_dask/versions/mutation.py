@@ -24,7 +24,7 @@ from dvid_dask.store import Sealed, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import InstanceInfo, now
 from dvid_dask.versions.space import TxSpace
-from dvid_dask.versions.undo import UndoRecord, encode_undo, read_undo, undo_key
+from dvid_dask.versions.undo import UndoRecord, put_undo, read_undo, read_undo_data
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
@@ -180,18 +180,20 @@ class Mutation:
         """
         mid = mutation or self.id
         if instance.info.versioned and not self.version.record.locked:
-            kept = UndoRecord(
-                id=mid, action=action, user=self.user, app=self.app, time=self.time, data=data, latest=mid
-            )
-            self.replace_undo(instance, kept)
+            kept = UndoRecord(id=mid, action=action, user=self.user, app=self.app, time=self.time, latest=mid)
+            self.replace_undo(instance, kept, data)
 
     def undo_record(self, instance: HasInfo, mutation: int) -> UndoRecord | None:
         """What is kept of a mutation of an instance at this version."""
         return read_undo(self.tx, instance.info.id, self._vid, mutation)
 
-    def replace_undo(self, instance: HasInfo, record: UndoRecord) -> None:
+    def undo_data(self, instance: HasInfo, mutation: int) -> bytes:
+        """How to take a mutation of an instance at this version back or, where that was done, to do it again."""
+        return read_undo_data(self.tx, instance.info.id, self._vid, mutation)
+
+    def replace_undo(self, instance: HasInfo, record: UndoRecord, data: bytes) -> None:
         """Keep this of a mutation instead."""
-        self.tx.put(undo_key(instance.info.id, self._vid, record.id), encode_undo(record))
+        put_undo(self.tx, instance.info.id, self._vid, record, data)
 
     def publish(self, source: Datatype, event: object) -> None:
         """Tell the instances that sync with `source`; what they do about it is part of this commit.

@@ -1,8 +1,10 @@
 """What it takes to take mutations of an open version back, kept beside the instances' keys.
 
-=======================================  ======================================================
-``undo/INSTANCE/VERSION/MUTATION``       `UndoRecord`: the datatype's own words, in msgpack
-=======================================  ======================================================
+=======================================  ==========================================================
+``undo/INSTANCE/VERSION/MUTATION``       `UndoRecord` in msgpack
+``undo/INSTANCE/VERSION/MUTATION/data``  how to take it back or, where that was done, how to do it again: the
+                                         datatype's own words
+=======================================  ==========================================================
 
 It is written in the mutation's own commit. The commit of a version drops what the version has of it: a committed
 version can't be changed, and its children need not carry it.
@@ -11,6 +13,7 @@ version can't be changed, and its children need not carry it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,9 +25,11 @@ from dvid_dask.store import Sealed, prefix_end
 if TYPE_CHECKING:
     from dvid_dask.store import Transaction, Tree, View
 
-__all__ = ["UndoRecord", "drop_undo", "read_undo", "scan_undo", "undo_key"]
+__all__ = ["UndoRecord", "drop_undo", "put_undo", "read_undo", "read_undo_data", "scan_undo"]
 
 ROOT = b"undo/"
+_DATA = b"/data"
+_BATCH = 256
 
 
 class UndoRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,8 +45,6 @@ class UndoRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Who asked for it, with which program.
     time : datetime
         When.
-    data : bytes
-        How to take it back or, where that was done, how to do it again; in the datatype's own words.
     undone : int
         The mutation that took it back; 0 while it stands.
     latest : int
@@ -53,12 +56,11 @@ class UndoRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str = ""
     app: str = ""
     time: datetime
-    data: bytes
     undone: int = 0
     latest: int
 
 
-encode_undo = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(UndoRecord).decode
 
 
@@ -79,10 +81,23 @@ def read_undo(reader: View | Transaction, iid: int, vid: int, mid: int) -> UndoR
 
 
 def scan_undo(reader: View | Transaction, iid: int, vid: int, after: int = 0) -> Iterator[UndoRecord]:
-    """The records of mutations with ids above `after`, ascending."""
+    """The records of mutations with ids above `after`, ascending; what they keep isn't read."""
     prefix = undo_prefix(iid, vid)
-    for _, value in reader.scan(prefix + b"%016x" % (after + 1), prefix_end(prefix)):
-        yield _decode(value)
+    listed = reader.keys(prefix + b"%016x" % (after + 1), prefix_end(prefix))
+    heads = (key for key in listed if not key.endswith(_DATA))
+    while batch := list(itertools.islice(heads, _BATCH)):
+        yield from (_decode(value) for value in reader.get_many(batch) if value is not None)
+
+
+def read_undo_data(reader: View | Transaction, iid: int, vid: int, mid: int) -> bytes:
+    """How to take a mutation back, or to do it again."""
+    return reader.get(undo_key(iid, vid, mid) + _DATA) or b""
+
+
+def put_undo(tx: Transaction, iid: int, vid: int, record: UndoRecord, data: bytes) -> None:
+    """Keep this of a mutation, in the place of what was kept."""
+    key = undo_key(iid, vid, record.id)
+    tx.put_many(((key, _encode(record)), (key + _DATA, data)))
 
 
 def drop_undo(tree: Tree) -> None:

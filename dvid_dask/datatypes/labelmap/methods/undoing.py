@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.labelmap.methods.splitting import Splitting
-from dvid_dask.datatypes.labelmap.steps import Cut, decode_steps, encode_steps, named
+from dvid_dask.datatypes.labelmap.steps import Cut, Step, decode_steps, encode_steps, named
 from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out, labels_in
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
 from dvid_dask.versions.undo import UndoRecord, scan_undo
@@ -88,7 +88,7 @@ class Undoing(Splitting):
                 )
             if bool(kept.undone) != (verb == "redo"):
                 raise BadRequest(f"mutation {mutation} is {'undone already' if kept.undone else 'not undone'}")
-            steps = decode_steps(kept.data)
+            steps = decode_steps(m.undo_data(self, mutation))
 
             def tell(event: object, action: str, fields: dict[str, Any]) -> None:
                 if fields:
@@ -101,23 +101,23 @@ class Undoing(Splitting):
             try:
                 back = carry_out(steps, context)
             except Changed as why:
-                later = self._later(m, kept)
+                later = self._later(m, kept, steps)
                 listed = f": undo {', '.join(map(str, later))} first" if later else ""
                 raise LaterMutations(f"mutation {mutation} can't be {verb}ne: {why}{listed}", later) from None
             undone = m.id if verb == "undo" else 0
-            m.replace_undo(self, msgspec.structs.replace(kept, data=encode_steps(back), undone=undone, latest=m.id))
+            m.replace_undo(self, msgspec.structs.replace(kept, undone=undone, latest=m.id), encode_steps(back))
             return m.id
 
         return self.mutate(change, user=user, app=app, force=force)
 
-    def _later(self, m: Mutation, kept: UndoRecord) -> list[int]:
+    def _later(self, m: Mutation, kept: UndoRecord, own: list[Step]) -> list[int]:
         """Mutations done after this one that name what it names, or cut what lies in the blocks that it wrote."""
-        ids, blocks = named(decode_steps(kept.data))
+        ids, blocks = named(own)
         there = labels_in(m.space(self), self.layout, blocks)
         found = []
         for other in scan_undo(m.tx, self.info.id, self.version.id):
             if other.latest > kept.latest and not other.undone:
-                steps = decode_steps(other.data)
+                steps = decode_steps(m.undo_data(self, other.id))
                 other_ids, other_blocks = named(steps)
                 cut = any(isinstance(step, Cut) for step in steps) and np.isin(other_ids, there).any()
                 if cut or np.isin(other_ids, ids).any() or not blocks.isdisjoint(other_blocks):
