@@ -56,6 +56,11 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
     sasl_username: str = ""
     sasl_password: str = ""
 
+    @property
+    def addresses(self) -> str:
+        """The servers as clients of Kafka take them; DVID's configurations may write them as URLs."""
+        return ",".join(server.partition("://")[2] or server for server in self.servers)
+
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the server needs to know beside its store.

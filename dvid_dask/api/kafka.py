@@ -146,7 +146,7 @@ class KafkaPublisher:
         self._poller = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._poller.start()
         self._watcher = datastore.feed.watch(self._send, waiting=_HANDOVER, name="Kafka")
-        log.info("mutations are sent to Kafka at %s", ", ".join(config.servers))
+        log.info("mutations are sent to Kafka at %s", config.addresses)
 
     def activity(self, record: dict[str, Any]) -> None:
         """Send a record to the topic of activity. Never waits."""
@@ -245,8 +245,7 @@ def _producer(config: KafkaConfig, on_error: Any) -> Producer:
     }
     settings: dict[str, Any] = {
         "client.id": "dvid-dask",
-        # DVID's configurations write them as URLs
-        "bootstrap.servers": ",".join(server.partition("://")[2] or server for server in config.servers),
+        "bootstrap.servers": config.addresses,
         "message.max.bytes": MAX_MESSAGE + (16 << 10),
         # one after the other: what is sent again doesn't overtake
         "max.in.flight.requests.per.connection": 1,

@@ -165,7 +165,7 @@ def get_info(request: Request) -> Response:
         "Server": f"dvid-dask {_package_version()}, Python {platform.python_version()}",
     }
     if config.kafka.servers:
-        info["Kafka Servers"] = ",".join(config.kafka.servers)
+        info["Kafka Servers"] = config.kafka.addresses
         info["Kafka Activity Topic"] = activity_topic(config)
         info["Kafka Topic Prefix"] = config.kafka.topic_prefix
     if config.mode:

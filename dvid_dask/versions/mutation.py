@@ -22,7 +22,7 @@ import msgspec
 from dvid_dask.errors import BadRequest, LockedVersion
 from dvid_dask.store import Sealed, prefix_end
 from dvid_dask.versions.feed import Voice
-from dvid_dask.versions.records import InstanceInfo, now
+from dvid_dask.versions.records import InstanceInfo, go_time, now
 from dvid_dask.versions.space import TxSpace
 from dvid_dask.versions.undo import UndoRecord, put_undo, read_undo, read_undo_data
 
@@ -158,12 +158,18 @@ class Mutation:
         It is said once, however often the mutation is tried; attempts announce the same in the same order.
         """
         if self._voice is not None:
-            self._voice.begins(instance, record)
+            self._voice.begins(instance, self._whole(record))
 
     def report(self, instance: HasInfo, record: dict[str, Any]) -> None:
         """Tell watchers something once the commit is durable. It isn't kept in the log."""
         if self._voice is not None:
-            self._voice.ends(instance, record)
+            self._voice.ends(instance, self._whole(record))
+
+    def _whole(self, record: dict[str, Any]) -> dict[str, Any]:
+        # readers of the topics sort messages by version and time, so each has both
+        if "UUID" in record and "Timestamp" in record:
+            return record
+        return {"Timestamp": go_time(self.time), "UUID": self.version.uuid, **record}
 
     def keep_undo(self, instance: HasInfo, action: str, data: bytes, mutation: int = 0) -> None:
         """Keep how to take this mutation back; it is part of the commit. At a committed version nothing is kept.

@@ -159,6 +159,15 @@ def test_messages_of_splits_and_of_what_takes_them_back(ds, labels, broker):
     ]
 
 
+def test_what_else_the_log_holds_says_where_and_when(ds, broker):
+    """Readers of DVID's topics look for UUID and Timestamp in every message."""
+    roi = ds.new_repo().new_instance("roi", "roi")
+    with KafkaPublisher(ds, KafkaConfig(servers=(broker,))):
+        roi.mutate(lambda m, space: m.log(roi, {"Action": "bare", "MutationID": m.id}))
+    (got,) = consume(broker, data_topic(roi), 1)
+    assert set(got) == {"Action", "MutationID", "UUID", "Timestamp"}
+
+
 def test_keyvalue_and_repository_operations(ds, broker):
     repo = ds.new_repo("fly", root="not a uuid")
     config = KafkaConfig(servers=(f"http://{broker}",), topic_prefix="lab1-")
@@ -325,6 +334,7 @@ def test_the_toml_keys():
         saslPassword = "secret"
         """
     ).kafka
+    assert config.addresses == "k1:9092,k2:9092"
     assert config == KafkaConfig(
         servers=("http://k1:9092", "k2:9092"),
         topic_prefix="lab-",

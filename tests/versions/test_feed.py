@@ -59,8 +59,12 @@ def test_begin_and_end_of_a_mutation(ds, repo, spoken):
     assert actions(heard) == ["count", "second", "reported", "count-complete"]
     assert {(m.repo, m.data) for m in heard} == {(repo.root, spoken.info.data_uuid)}
     assert heard[0].record["MutationID"] == heard[3].record["MutationID"]
-    # the log has what belongs there, and the completion is the log's own record
-    assert list(spoken.mutations()) == [heard[3].record]
+    # every message says where and when; the log has what belongs there, and the completion is the log's own record
+    assert {m.record["UUID"] for m in heard} == {repo.root}
+    assert all(m.record["Timestamp"].endswith(" +0000 UTC") for m in heard)
+    (kept,) = spoken.mutations()
+    assert kept == {"Action": "count-complete", "MutationID": heard[3].record["MutationID"], "n": 1}
+    assert kept.items() <= heard[3].record.items()
     spoken.count()
     assert len(heard) == 4  # nobody listens any more
 
