@@ -2,13 +2,14 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['Box', 'DownresReport', 'ExportReport']
+['Box', 'DownresReport', 'DumpReport']
 """
 
 from __future__ import annotations
 
 from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.downres import DownresReport, downres
+from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
@@ -18,15 +19,18 @@ from dvid_dask.ops.sources import Volume, open_volume
 __all__ = [
     "Box",
     "DownresReport",
+    "DumpReport",
     "ExportReport",
     "IndexProblem",
     "IndexReport",
     "IngestPlan",
     "JobFailedError",
     "Report",
+    "TABLES",
     "Volume",
     "check_index",
     "downres",
+    "dump",
     "export",
     "ingest",
     "ingest_plan",

@@ -31,12 +31,12 @@ from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import job
 from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
+from dvid_dask.ops.folders import end_job, ledger_at
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.precomputed import LabelChunks, from_first_block, shard_grid, sharding_for, write_properties
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_shape, stored_scales
-from dvid_dask.store import Store, StoreNotFound
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype, Space
@@ -210,7 +210,7 @@ def export(
         job.execute(LedgerPhase(ledger, phase, f"scale {level.scale}", weights, task), client, show)
     if segment_properties and isinstance(instance, LabelMap):
         write_properties(instance, space, url, supervoxels=supervoxels)
-    _end(url)
+    end_job(ledger, f"{url}{_LEDGER}/")
     return ExportReport(destination, count, total, time.monotonic() - began)
 
 
@@ -413,31 +413,14 @@ def _begin(url: str, name: str, levels: Sequence[_Level], metadata: bytes | None
     import tensorstore as ts
 
     place = ts.KvStore.open(url).result()
-    try:
-        store = Store.open(url + _LEDGER)
-    except StoreNotFound:
+
+    def check_empty() -> None:
         if place.list().result():
-            raise Conflict(f"{url} is not empty: give another destination, or remove it") from None
-        store = Store.create(url + _LEDGER)
-    if any(t.startswith("scratch-") and t != f"scratch-{name}" for t in store.trees()):
-        raise Conflict(f"{url} holds an unfinished export of something else: give another destination, or remove it")
-    ledger = ScratchLedger(store, name)
-    ledger.begin({"op": "export"})
+            raise Conflict(f"{url} is not empty: give another destination, or remove it")
+
+    ledger = ledger_at(f"{url}{_LEDGER}/", name, check_empty, replace=False)
     if metadata is not None:
         place.write("zarr.json", metadata).result()
     for level in levels:
         level.open(create=True)
     return ledger
-
-
-def _end(url: str) -> None:
-    """Remove the ledger."""
-    import tensorstore as ts
-
-    ledger = ts.KvStore.open(url + _LEDGER + "/").result()
-    ledger.delete_range(ts.KvStore.KeyRange()).result()
-    if url.startswith("file://"):
-        import shutil
-        from urllib.parse import unquote, urlsplit
-
-        shutil.rmtree(unquote(urlsplit(url).path) + _LEDGER, ignore_errors=True)

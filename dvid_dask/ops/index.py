@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
 
-__all__ = ["IndexProblem", "IndexReport", "check_index"]
+__all__ = ["IndexProblem", "IndexReport", "check_index", "ranges_of_bodies"]
 
 _REGION_BITS = 3  # voxels are read in bricks of 8^3 blocks
 _BODIES_PER_TASK = 20_000
@@ -391,7 +391,7 @@ def check_index(
     blocks = stored_blocks(instance, space, 0)
     partitions = max(8, 2 * _ROWS_PER_BLOCK * len(blocks) // _ROWS_PER_PARTITION)
     show.say(f"label index of {instance.name!r}: {len(blocks):,} blocks, {partitions:,} partitions")
-    edges = _edges(Index(space))
+    edges = ranges_of_bodies(Index(space))
     bricks = np.unique(blocks >> _REGION_BITS, axis=0)
     voxels = int(np.prod(instance.block_shape)) << 3 * _REGION_BITS
     count = _FromVoxels(ledger, space, instance.layout, bricks, partitions)
@@ -442,7 +442,7 @@ def _scratch_store(instance: LabelMap, scratch: str | None) -> Store:
     return store
 
 
-def _edges(index: Index) -> list[int]:
+def ranges_of_bodies(index: Index) -> list[int]:
     """Ranges of body ids with about as many bodies each; together all ids."""
     edges = [0]
     for n, body in enumerate(index.bodies()):

@@ -472,6 +472,18 @@ class Index:
         for key, value in self._space.scan(keys.BODY, start=keys.body(start), stop=last):
             yield keys.body_of(key), Header.decode(value)[0]
 
+    def scan_all_rows(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Rows]]:
+        """The rows of all bodies with an id in [start, stop): of a large body page by page."""
+        last = None if stop is None else keys.body(stop)
+        for key, value in self._space.scan(keys.BODY, start=keys.body(start), stop=last):
+            body = keys.body_of(key)
+            header, end = Header.decode(value)
+            if not header.paged:
+                yield body, _rows_of_page(value[end:])
+                continue
+            for page in self._pages(body, self.regions(body)):
+                yield body, page
+
     # -------------------------------------------------------------- write
 
     @property

@@ -113,9 +113,10 @@ class Mapping:
         """Body of one supervoxel."""
         return int(self.bodies([supervoxel])[0])
 
-    def scan(self) -> Iterator[Page]:
-        """All entries in pages (ids ascending, bodies), identities left out."""
-        for _, value in self._space.scan(keys.MAPPING):
+    def scan(self, first: int = 0, stop: int | None = None) -> Iterator[Page]:
+        """All entries in pages (ids ascending, bodies), identities left out; of the pages [first, stop) if given."""
+        last = None if stop is None else keys.mapping(stop)
+        for _, value in self._space.scan(keys.MAPPING, start=keys.mapping(first), stop=last):
             ids, bodies = _decode(value)
             told = ids != bodies
             if told.any():

@@ -1,0 +1,98 @@
+"""The ledger of a job that writes into a folder: a small store beside what it writes, gone when the job ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from dvid_dask.errors import Conflict
+from dvid_dask.ops.job import ScratchLedger
+from dvid_dask.store import Store, StoreNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["end_job", "ledger_at", "write_whole"]
+
+
+def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) -> ScratchLedger:
+    """The ledger of a job, begun now or by an earlier run of it.
+
+    Parameters
+    ----------
+    url
+        Of its store, with a slash at the end.
+    name
+        From `job_name`.
+    begin
+        Called before a job begins that no earlier run had begun; may refuse.
+    replace
+        What to do where another job was left unfinished: forget it, or raise.
+
+    Raises
+    ------
+    Conflict
+        If another job was left unfinished there.
+    """
+    try:
+        store = Store.open(url)
+    except StoreNotFound:
+        begin()
+        store = Store.create(url)
+    else:
+        others = [t for t in store.trees() if t.startswith("scratch-") and t != f"scratch-{name}"]
+        if others and not replace:
+            raise Conflict(
+                f"{url} is of an unfinished export of something else: give another destination, or remove what is there"
+            )
+        if others:
+            begin()
+            for tree in others:
+                store.drop_tree(tree)
+    ledger = ScratchLedger(store, name)
+    ledger.begin({"op": "export"})
+    return ledger
+
+
+def end_job(ledger: ScratchLedger, url: str) -> None:
+    """Remove the ledger, and all below a URL: its store, or a folder around it."""
+    import tensorstore as ts
+
+    ledger.drop()  # handles of this process must not remember it: the next job may begin at the same URL
+    ts.KvStore.open(url).result().delete_range(ts.KvStore.KeyRange()).result()
+    if url.startswith("file://"):
+        import shutil
+        from urllib.parse import unquote, urlsplit
+
+        shutil.rmtree(unquote(urlsplit(url).path), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def write_whole(url: str) -> Iterator[IO[bytes]]:
+    """A file to write that appears, in place of an older one, when it is complete; on disks and in buckets."""
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(url)
+    if not _is_local(fs):  # an upload is seen when it ends
+        with fs.open(path, "wb") as file:
+            yield file
+        return
+    import os
+    import uuid
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    draft = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(draft, "wb") as file:
+            yield file
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(draft)
+        raise
+
+
+def _is_local(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return "file" in protocols
