@@ -14,6 +14,7 @@ from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
+from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 
 __all__ = [
@@ -27,11 +28,14 @@ __all__ = [
     "JobFailedError",
     "Report",
     "TABLES",
+    "ShardsReport",
     "Volume",
+    "analyze_shards",
     "check_index",
     "downres",
     "dump",
     "export",
+    "export_shards",
     "ingest",
     "ingest_plan",
     "open_volume",

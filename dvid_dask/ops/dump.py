@@ -56,6 +56,8 @@ _PAGES_PER_TASK = 4096
 _FLUSH_ROWS = 1 << 19
 _COPY = 1 << 22
 _TYPES = {"z": "int32", "y": "int32", "x": "int32", "count": "uint32"}
+_LEDGER = ".dvid-dask-ledger/"
+_DRAFTS = f"{_LEDGER}drafts/"
 _PART = re.compile(r"part\.\d{8}\.parquet")
 
 Columns = dict[str, "NDArray[Any]"]
@@ -170,8 +172,8 @@ def _table(instance: LabelMap, space: Space, what: str) -> _Table:
         return _Mappings(space=space, names=("supervoxel", "body"), pages=pages)
     if not instance.indexed:
         raise NotSupported(f"{instance.name!r} keeps no label index")
-    names = ("body", "supervoxel", "z", "y", "x", "count")
-    return _Indices(space=space, names=names, edges=ranges_of_bodies(Index(space)))
+    columns = ("body", "supervoxel", "z", "y", "x", "count")
+    return _Indices(space=space, names=columns, edges=ranges_of_bodies(Index(space)))
 
 
 def _mapping_pages(space: Space) -> Iterator[int]:
@@ -196,7 +198,8 @@ class _WritePart:
         names = self.table.names
         schema = pa.schema([pa.field(n, _TYPES.get(n, "uint64"), nullable=False) for n in names])
         rows = 0
-        with write_whole(part_url(self.url, part, self.format)) as file, _writer(file, schema, self.format) as writer:
+        path, drafts = part_url(self.url, part, self.format), self.url + _DRAFTS
+        with write_whole(path, drafts) as file, _writer(file, schema, self.format) as writer:
             for columns in _batches(self.table.rows(part)):
                 arrays = [pa.array(columns[f.name].astype(f.type.to_pandas_dtype(), copy=False)) for f in schema]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -308,17 +311,17 @@ def dump(
     name = job.job_name(op="dump", what=what, instance=instance.info.data_uuid, state=space.token, format=format)
     if format == "text":
         _refuse_folder(destination, folder)
-    ledger = ledger_at(f"{parts}.dvid-dask-ledger/", name, lambda: _begin(parts, format), replace=True)
+    ledger = ledger_at(parts + _LEDGER, name, lambda: _begin(parts, format), replace=True)
     show = Progress(progress)
     show.say(f"dump {what} of {instance.name!r} at version {instance.version.uuid[:12]}: {table.parts:,} parts")
     task = _WritePart(ledger, table, parts, format)
     job.execute(LedgerPhase(ledger, "parts", what, [1_000_000] * table.parts, task), client, show)
     rows = sum(r["rows"] for r in ledger.done("parts").values())
     if format == "text":
-        _join(folder.rstrip("/"), [part_url(parts, i, format) for i in range(table.parts)])
+        _join(folder.rstrip("/"), [part_url(parts, i, format) for i in range(table.parts)], parts + _DRAFTS)
         end_job(ledger, parts)
     else:
-        end_job(ledger, f"{parts}.dvid-dask-ledger/")
+        end_job(ledger, parts + _LEDGER)
     return DumpReport(destination, rows, time.monotonic() - began)
 
 
@@ -337,21 +340,21 @@ def _begin(folder: str, format: str) -> None:
     place = ts.KvStore.open(folder).result()
     found = [k.decode() for k in place.list().result()]
     if format == "parquet":
-        others = [k for k in found if not _PART.fullmatch(k) and not k.startswith(".dvid-dask-ledger/")]
+        others = [k for k in found if not _PART.fullmatch(k) and not k.startswith(_LEDGER)]
         if others:
             raise Conflict(f"{folder} holds {others[0]!r}, which no dump wrote: give another destination, or remove it")
     for key in found:
-        if not key.startswith(".dvid-dask-ledger/"):
+        if not key.startswith(_LEDGER):
             place.write(key, None).result()
 
 
-def _join(url: str, parts: Sequence[str]) -> None:
+def _join(url: str, parts: Sequence[str], drafts: str) -> None:
     """One file of all parts."""
     import shutil
 
     import fsspec
 
-    with write_whole(url) as out:
+    with write_whole(url, drafts) as out:
         for part in parts:
             with fsspec.open(part, "rb") as file:
                 shutil.copyfileobj(file, out, _COPY)

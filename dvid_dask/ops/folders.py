@@ -69,8 +69,16 @@ def end_job(ledger: ScratchLedger, url: str) -> None:
 
 
 @contextlib.contextmanager
-def write_whole(url: str) -> Iterator[IO[bytes]]:
-    """A file to write that appears, in place of an older one, when it is complete; on disks and in buckets."""
+def write_whole(url: str, drafts: str) -> Iterator[IO[bytes]]:
+    """A file to write that appears, in place of an older one, when it is complete; on disks and in buckets.
+
+    Parameters
+    ----------
+    url
+        Of the file.
+    drafts
+        Of a folder on the same disk, for what a killed process leaves: below that of the ledger it goes with the job.
+    """
     import fsspec
 
     fs, path = fsspec.core.url_to_fs(url)
@@ -81,11 +89,13 @@ def write_whole(url: str) -> Iterator[IO[bytes]]:
     import os
     import uuid
 
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    draft = f"{path}.{uuid.uuid4().hex}.tmp"
+    folder = fsspec.core.url_to_fs(drafts)[1]
+    os.makedirs(folder, exist_ok=True)
+    draft = os.path.join(folder, uuid.uuid4().hex)
     try:
         with open(draft, "wb") as file:
             yield file
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
