@@ -699,11 +699,14 @@ def parse_block(
 
 
 def table_hits(
-    block: Buffer, labels: ArrayLike
+    block: Buffer, labels: ArrayLike, *, ascending: bool = False
 ) -> tuple[NDArray[np.uint8], tuple[int, int, int], NDArray[np.bool_], bool]:
-    """Bytes, sub-blocks (z, y, x), which table entries are among the labels, and whether label 0 is."""
+    """Bytes, sub-blocks (z, y, x), which table entries are among the labels, and whether label 0 is.
+
+    `ascending` says that the labels are uint64 and sorted, which saves sorting them for every block.
+    """
     buf, grid, n = _parse(block)
-    wanted = np.unique(np.asarray(labels, np.uint64))
+    wanted = np.asarray(labels, np.uint64) if ascending else np.unique(np.asarray(labels, np.uint64))
     return buf, grid, _hits(_table(buf, n), wanted), bool(wanted.size and wanted[0] == 0)
 
 

@@ -3,7 +3,17 @@
 `request` makes the face and holds what the handlers share; the other modules add their keywords to it.
 """
 
-from . import blocks, bodies, editing, history, index, settings, sparse, voxels  # each adds its keywords to the face
+from . import (  # each adds its keywords to the face
+    blocks,
+    bodies,
+    editing,
+    grids,
+    history,
+    index,
+    settings,
+    sparse,
+    voxels,
+)
 from .request import face
 
-__all__ = ["blocks", "bodies", "editing", "face", "history", "index", "settings", "sparse", "voxels"]
+__all__ = ["blocks", "bodies", "editing", "face", "grids", "history", "index", "settings", "sparse", "voxels"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats import rles
+from dvid_dask.formats import nanovdb, rles
 from dvid_dask.versions.records import rfc3339
 
 from ..face import Call
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 MAX_RUN_BYTES = 1 << 30  # of the runs of a split: 2**26 of them
+MAX_RUNS = MAX_RUN_BYTES // 16
 
 
 def edit_body(call: Call) -> list[int]:
@@ -63,8 +64,14 @@ def post_renumber(call: Call) -> Response:
 
 
 def runs_body(call: Call) -> Any:
-    """Runs behind their header."""
-    return rles.decode_rles(call.body.all(MAX_RUN_BYTES))
+    """Runs behind their header, or those of a NanoVDB file: ``format`` says what it is, or its first bytes."""
+    form = call.query.get("format") or "auto"
+    if form not in ("auto", "rles", "nanovdb"):
+        raise BadRequest(f'format "{form[:40]}" is none of rles, nanovdb')
+    data = call.body.all(MAX_RUN_BYTES)
+    if form == "nanovdb" or (form == "auto" and nanovdb.is_nanovdb(data)):
+        return nanovdb.runs_of_grids(data, max_leaves=MAX_RUNS // 8, max_bytes=MAX_RUN_BYTES, max_runs=MAX_RUNS)
+    return rles.decode_rles(data)
 
 
 @face.post("split-supervoxel", args="/<supervoxel>")
@@ -72,8 +79,9 @@ def runs_body(call: Call) -> Any:
 def post_split_supervoxel(call: Call) -> Response:
     """Cut a supervoxel in two: the body's runs, behind the header of ``sparsevol``, become one, the rest the other.
 
-    ``split`` and ``remain`` choose their ids; ``downres=false`` leaves the coarser scales as they are. Answers both ids
-    and the mutation id.
+    Instead of runs the body can be a NanoVDB file or grid, whose active voxels count; ``format=rles`` or
+    ``format=nanovdb`` says which, if its first bytes shall not. ``split`` and ``remain`` choose the parts' ids;
+    ``downres=false`` leaves the coarser scales as they are. Answers both ids and the mutation id.
     """
     supervoxel = label_arg(call)
     made = of(call).split_supervoxel(

@@ -8,6 +8,7 @@
 `mapping`                 supervoxel to body in pages
 `edits`                   merge, cleave, renumber
 `sparse`                  sparse volumes
+`nanovdb`                 bodies as NanoVDB grids, with values of an image
 `bulk`                    the door for bulk loads
 `verify`                  does all this agree?
 `counters`, `extents`     ids and extents

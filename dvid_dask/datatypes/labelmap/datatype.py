@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from dvid_dask.datatypes.base import register
 from dvid_dask.datatypes.labelmap import extents, keys
+from dvid_dask.datatypes.labelmap.methods.grids import Grids
 from dvid_dask.datatypes.labelmap.methods.history import History
 from dvid_dask.datatypes.labelmap.methods.index import IndexAccess
 from dvid_dask.datatypes.labelmap.methods.tables import Tables
@@ -18,7 +19,7 @@ __all__ = ["LabelMap"]
 
 
 @register
-class LabelMap(VoxelWrites, IndexAccess, Undoing, History, Tables):
+class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Tables):
     """A segmentation at one version. Arrays are (z, y, x) uint64, coordinates voxels, signed 32-bit.
 
     Voxels hold supervoxels; a mapping says which body each belongs to. Indexing reads bodies:

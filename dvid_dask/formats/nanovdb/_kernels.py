@@ -295,10 +295,12 @@ def voxels(origins: Array, masks: Array, out: Array) -> None:
 
 
 @kernel
-def runs(origins: Array, masks: Array, out: Array) -> tuple[Array, int]:
-    """Runs along x of each leaf: (runs, n)."""
+def runs(origins: Array, masks: Array, out: Array, limit: int) -> tuple[Array, int]:
+    """Runs along x of each leaf: (runs, n), n = -1 where there are more than `limit`."""
     n = 0
     for i in range(masks.shape[0]):
+        if n > limit:
+            return out, -1
         if n + 256 > out.shape[0]:
             more = np.empty((2 * out.shape[0] + 256, 4), np.int32)
             more[:n] = out[:n]
@@ -318,7 +320,7 @@ def runs(origins: Array, masks: Array, out: Array) -> tuple[Array, int]:
                 out[U(n), 2] = origins[U(i), 2] + np.int32(b & 7)
                 out[U(n), 3] = np.int32(x - first)
                 n += 1
-    return out, n
+    return out, n if n <= limit else -1
 
 
 # ------------------------------------------------------------------ writing

@@ -35,7 +35,7 @@ from dvid_dask.formats.nanovdb.layout import (
     NodeTypes,
     node_types,
 )
-from dvid_dask.formats.nanovdb.leaves import MAX_LEAVES, Leaves
+from dvid_dask.formats.nanovdb.leaves import MAX_LEAVES, MAX_RUNS, Leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,13 +138,17 @@ def read_grids(data: Buffer, *, max_leaves: int = MAX_LEAVES, max_bytes: int = M
     return found
 
 
-def runs_of_grids(data: Buffer, *, max_leaves: int = MAX_LEAVES, max_bytes: int = MAX_BYTES) -> NDArray[np.int32]:
+def runs_of_grids(
+    data: Buffer, *, max_leaves: int = MAX_LEAVES, max_bytes: int = MAX_BYTES, max_runs: int = MAX_RUNS
+) -> NDArray[np.int32]:
     """The active voxels of all grids as normal runs: what a split or a sparse volume takes.
 
     Parameters
     ----------
     data, max_leaves, max_bytes
         As for `read_grids`.
+    max_runs
+        Most runs of all grids together: a leaf has up to 256.
 
     Returns
     -------
@@ -162,8 +166,15 @@ def runs_of_grids(data: Buffer, *, max_leaves: int = MAX_LEAVES, max_bytes: int 
     >>> runs_of_grids(encode_index_grid(leaves_of_runs([[-3, 5, 6, 20]])).data).tolist()
     [[-3, 5, 6, 20]]
     """
-    parts = [grid.leaves.runs() for grid in read_grids(data, max_leaves=max_leaves, max_bytes=max_bytes)]
-    return parts[0] if len(parts) == 1 else rles.normalize(np.concatenate([np.empty((0, 4), np.int32), *parts]))
+    parts = [np.empty((0, 4), np.int32)]
+    found = 0
+    for grid in read_grids(data, max_leaves=max_leaves, max_bytes=max_bytes):
+        try:
+            parts.append(grid.leaves.runs(max_runs=max_runs - found))
+        except ValueError as e:
+            raise FormatError(f"NanoVDB: {e}") from e
+        found += len(parts[-1])
+    return parts[1] if len(parts) == 2 else rles.normalize(np.concatenate(parts))
 
 
 # ------------------------------------------------------------------ files and buffers

@@ -197,6 +197,21 @@ def test_round_trip(voxels, kind, file, compress):
     np.testing.assert_array_equal(nanovdb.runs_of_grids(data), leaves.runs())
 
 
+def test_many_runs():
+    """A checkerboard, the most runs a leaf can have."""
+    board = np.indices((8, 8, 8)).sum(axis=0) % 2 == 0
+    data = nanovdb.encode_index_grid(nanovdb.leaves_of_mask(np.tile(board, (2, 2, 2)))).tobytes()
+    assert len(nanovdb.runs_of_grids(data, max_runs=8 * 256)) == 8 * 256
+    with pytest.raises(FormatError, match="more than 2,047 runs"):
+        nanovdb.runs_of_grids(data, max_runs=8 * 256 - 1)
+    two = nanovdb.encode_file(*nanovdb_pair())
+    assert nanovdb.runs_of_grids(two).tolist() == [[0, 0, 0, 9]]
+
+
+def nanovdb_pair():
+    return [nanovdb.encode_index_grid(nanovdb.leaves_of_runs([run])) for run in ([0, 0, 0, 5], [3, 0, 0, 6])]
+
+
 def test_empty():
     grid = nanovdb.encode_index_grid(nanovdb.Leaves.of([]))
     assert len(nanovdb.read_grids(grid.data)[0].leaves) == 0

@@ -8,6 +8,7 @@
 `editing`             merge, cleave, renumber
 `splitting`           supervoxels and bodies cut in two
 `undoing`             undo and redo
+`grids`               bodies as NanoVDB grids
 `history`             what happened
 `tables`              index, mapping and log as dataframes
 ====================  ==========================================================
