@@ -132,7 +132,8 @@ def _move(step: Move, c: Context) -> Move:
     found, values = Mapping(space).entries(svs)
     if (np.where(found, values, svs) != np.uint64(step.source)).any():
         raise Changed(f"supervoxels of body {step.source} were moved or split")
-    present = int((index.voxels_of(step.source, svs) > 0).sum())
+    voxels = index.voxels_of(step.source, svs)
+    present, moved = int((voxels > 0).sum()), int(voxels.sum())
     if step.whole and source.supervoxels != present:
         raise Changed(f"body {step.source} has other supervoxels by now")
     if not step.whole and not 0 < present < source.supervoxels:
@@ -150,11 +151,8 @@ def _move(step: Move, c: Context) -> Move:
         c.tell(event, "merge", {"Target": step.target, "Labels": [step.source]})
     else:
         event = events.BodyCleaved(c.stamp.mutation, step.source, step.target, svs)
-        c.tell(
-            event,
-            "cleave",
-            {"OrigLabel": step.source, "CleavedLabel": step.target, "CleavedSupervoxels": svs.tolist()},
-        )
+        sizes = {"CleavedSize": moved, "RemainSize": source.voxels - moved}
+        c.tell(event, "cleave", {"OrigLabel": step.source, "CleavedLabel": step.target, **sizes})
     return Move(step.target, step.source, step.supervoxels, found.tobytes(), whole=step.fresh, fresh=step.whole)
 
 

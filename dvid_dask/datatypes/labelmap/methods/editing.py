@@ -73,9 +73,7 @@ class Editing(Bodies):
         view = self.view(0)
         edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
         new_body = int(self._unused_labels(view)[0])
-        moved: dict[str, Any] = {"CleavedSupervoxels": svs.tolist()}
-        if len(encoded := msgspec.json.encode(moved)) > MAX_MESSAGE:
-            moved = {"DataRef": self.version.datastore.put_blob(encoded)}
+        moved = self._told(svs)
 
         def change(m: Mutation, space: TxSpace) -> tuple[int, int]:
             done, back = edits.cleave(space, body, new_body, svs, self._stamp(m))
@@ -93,6 +91,13 @@ class Editing(Bodies):
             return new_body, m.id
 
         return self.mutate(change, user=user, app=app, force=force)
+
+    def _told(self, supervoxels: NDArray[np.uint64]) -> dict[str, Any]:
+        """Cleaved supervoxels as the log tells them: a long list is a blob."""
+        fields: dict[str, Any] = {"CleavedSupervoxels": supervoxels.tolist()}
+        if len(encoded := msgspec.json.encode(fields)) > MAX_MESSAGE:
+            return {"DataRef": self.version.datastore.put_blob(encoded)}
+        return fields
 
     def _unused_labels(self, view: Space, n: int = 1) -> NDArray[np.uint64]:
         """The next labels; those in use are skipped: administrators may have chosen a range with such labels."""

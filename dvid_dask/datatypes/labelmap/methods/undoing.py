@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from dvid_dask.datatypes.labelmap.events import BodyCleaved
 from dvid_dask.datatypes.labelmap.methods.splitting import Splitting
 from dvid_dask.datatypes.labelmap.steps import Cut, Step, decode_steps, encode_steps, named
 from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out, labels_in
@@ -91,6 +92,8 @@ class Undoing(Splitting):
             steps = decode_steps(m.undo_data(self, mutation))
 
             def tell(event: object, action: str, fields: dict[str, Any]) -> None:
+                if isinstance(event, BodyCleaved):
+                    fields = {**fields, **self._told(event.supervoxels)}
                 if fields:
                     self._log(m, f"{action}-complete", **fields, **{"Undoes" if verb == "undo" else "Redoes": mutation})
                 m.publish(self, event)
