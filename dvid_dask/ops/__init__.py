@@ -2,14 +2,16 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['Box', 'DownresReport', 'DumpReport']
+['AgglomerateReport', 'Box', 'DownresReport']
 """
 
 from __future__ import annotations
 
+from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
 from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
+from dvid_dask.ops.edit import EditReport, edit
 from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
@@ -18,9 +20,11 @@ from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 
 __all__ = [
+    "AgglomerateReport",
     "Box",
     "DownresReport",
     "DumpReport",
+    "EditReport",
     "ExportReport",
     "IndexProblem",
     "IndexReport",
@@ -30,10 +34,12 @@ __all__ = [
     "TABLES",
     "ShardsReport",
     "Volume",
+    "agglomerate",
     "analyze_shards",
     "check_index",
     "downres",
     "dump",
+    "edit",
     "export",
     "export_shards",
     "ingest",

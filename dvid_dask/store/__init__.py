@@ -21,6 +21,7 @@ from .errors import (
 from .fsck import FsckReport
 from .gc import GcReport
 from .keys import prefix_end
+from .landing import land
 from .seal import SealReport
 from .store import Settings, Store
 from .transaction import Transaction
@@ -48,5 +49,6 @@ __all__ = [
     "TreeExists",
     "TreeNotFound",
     "View",
+    "land",
     "prefix_end",
 ]

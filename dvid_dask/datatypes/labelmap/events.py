@@ -18,6 +18,7 @@ __all__ = [
     "BodyCleaved",
     "BodyRenumbered",
     "SupervoxelsJoined",
+    "SupervoxelsMoved",
     "SupervoxelsSplit",
 ]
 
@@ -82,3 +83,13 @@ class SupervoxelsJoined:
     old: NDArray[np.uint64]
     split: NDArray[np.uint64]
     remain: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class SupervoxelsMoved:
+    """Supervoxels went from bodies to others, of which some may be new: part of a bulk change."""
+
+    mutation: int
+    supervoxels: NDArray[np.uint64]
+    old: NDArray[np.uint64]
+    new: NDArray[np.uint64]

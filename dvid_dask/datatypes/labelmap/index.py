@@ -639,7 +639,7 @@ def _batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:
         yield batch
 
 
-def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows) -> None:
+def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows, stamp: Stamp | None = None) -> None:
     """Write the index of bodies that have none yet, many at once.
 
     Parameters
@@ -650,7 +650,10 @@ def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows) -> 
         uint64 (n,): the body of each row.
     rows
         Counts above 0; each (body, block, supervoxel) once.
+    stamp
+        Who made them; nobody by default.
     """
+    stamp = Stamp() if stamp is None else stamp
     order = np.lexsort((rows.supervoxel, *rows.block_zyx.T[::-1], bodies))
     rows, bodies = rows[order], bodies[order]
     if not len(rows):
@@ -665,8 +668,8 @@ def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows) -> 
     for i, (a, b) in enumerate(itertools.pairwise(starts.tolist())):
         body = int(bodies[a])
         if b - a > SMALL:
-            Index(space).update(body, rows[a:b])
+            Index(space).update(body, rows[a:b], stamp=stamp)
             continue
         svs = 1 if b - a == 1 else len(np.unique(rows.supervoxel[a:b]))
-        items.append((keys.body(body), Header(voxels[i], blocks[i], b - a, svs).encode() + packed[i]))
+        items.append((keys.body(body), Header(voxels[i], blocks[i], b - a, svs, 0, stamp).encode() + packed[i]))
     space.put_many(items)

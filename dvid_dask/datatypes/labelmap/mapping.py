@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Mapping", "restore_entries", "set_mapping"]
+__all__ = ["Mapping", "merged_page", "restore_entries", "set_mapping"]
 
 _BITS = np.uint64(keys.MAPPING_BITS)
 _PAGES = 1024  # pages changed at a time
@@ -200,3 +200,30 @@ def _entries_in(have: NDArray[np.uint64], bodies: NDArray[np.uint64], wanted: ND
     at[at == len(have)] = 0
     hit = have[at] == wanted
     return hit, np.where(hit, bodies[at], np.uint64(0))
+
+
+def merged_page(base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
+    """A mapping page with what two sides have changed of it since `base`.
+
+    Raises
+    ------
+    ValueError
+        If both gave one id different bodies; its arguments are the id and what each side says.
+    """
+    pages = [dict(zip(*(c.tolist() for c in _decode(value)), strict=True)) for value in (base, ours, theirs)]
+    old, mine, other = pages
+    result = dict(mine)
+    for supervoxel in other.keys() | old.keys():
+        changed = other.get(supervoxel)
+        if changed == old.get(supervoxel) or changed == mine.get(supervoxel):
+            continue
+        if mine.get(supervoxel) != old.get(supervoxel):
+            raise ValueError(supervoxel, mine.get(supervoxel), changed)
+        if changed is None:
+            result.pop(supervoxel, None)
+        else:
+            result[supervoxel] = changed
+    ids = sorted(result)
+    if not ids:
+        return None
+    return pack_groups(np.array([ids, [result[i] for i in ids]], np.uint64), np.array([0, len(ids)]))[0]

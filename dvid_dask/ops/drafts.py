@@ -1,0 +1,264 @@
+"""Drafts: a bulk change of a version that nobody sees until it is whole.
+
+The job works on a branch of the version's tree, with as many commits as it takes, and at the end that branch takes the
+tree's place in one step (`dvid_dask.store.land`). So readers see all of it or nothing, a kill leaves nothing, and what
+fails is dropped. Trees in the store while the job is unfinished, made from its name:
+
+=====================  =====================================================
+``draft-`` job         what the version will be
+``draft-`` job ``.0``  what it was when the job began
+=====================  =====================================================
+
+What others have changed in the version meanwhile is kept: keys that only they changed are taken over, mappings are
+compared id by id. A body or block that both sides changed makes the job give up, with nothing changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dvid_dask.datatypes.base import CONFLICT, Mutation, Space, TxSpace
+from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.mapping import merged_page
+from dvid_dask.errors import Conflict, LockedVersion
+from dvid_dask.ops.job import InstanceLedger, Result
+from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, land
+from dvid_dask.versions.feed import Voice
+from dvid_dask.versions.records import now
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype
+    from dvid_dask.store import Change, Transaction
+
+__all__ = ["DRAFT", "DraftLedger"]
+
+T = TypeVar("T")
+
+DRAFT = "draft-"
+"""Begins the names of drafts' trees."""
+
+_PART = 4096
+_NAMED = 5
+
+
+class DraftLedger(InstanceLedger):
+    """The ledger of a job that changes a data instance on a draft of its version.
+
+    Parameters
+    ----------
+    instance
+        At an open version.
+    name
+        From `job_name`.
+    user, app
+        Who asks, with which program.
+    about
+        What was noted when the job began; see `start`.
+    """
+
+    def __init__(self, instance: Datatype, name: str, about: Result, *, user: str = "", app: str = "") -> None:
+        super().__init__(instance, name, user=user, app=app)
+        self.about = about
+
+    @classmethod
+    def start(cls, instance: Datatype, name: str, about: Result, *, user: str = "", app: str = "") -> DraftLedger:
+        """Begin a job, or take up one that was begun before: then `about` is what was noted at that time.
+
+        Raises
+        ------
+        LockedVersion
+            If the version is committed.
+        """
+        instance.check_open()
+        noted = about | {"mutation": instance.repo.next_mutation_id(), "time": now().isoformat()}
+        held = InstanceLedger(instance, name, user=user, app=app).begin(noted)
+        ledger = cls(instance, name, held, user=user, app=app)
+        if held["mutation"] == noted["mutation"]:
+            ledger._drop()  # of a run that ended between its landing and its cleaning up
+        store = ledger._store
+        with contextlib.suppress(TreeExists):
+            if not store.has_tree(ledger._base):
+                store.branch(instance.version.tree(instance.info).view(0), ledger._base)
+        with contextlib.suppress(TreeExists):
+            if not store.has_tree(ledger._tree):
+                store.branch(ledger._base, ledger._tree)
+        return ledger
+
+    @property
+    def _store(self) -> Any:
+        return self.instance.version.datastore.store
+
+    @property
+    def _tree(self) -> str:
+        return DRAFT + self.name
+
+    @property
+    def _base(self) -> str:
+        return f"{self._tree}.0"
+
+    @property
+    def mutation(self) -> int:
+        """Id of the mutation that the whole job is."""
+        return int(self.about["mutation"])
+
+    @property
+    def time(self) -> datetime:
+        """When the job began."""
+        return datetime.fromisoformat(self.about["time"])
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            yield
+        except TreeNotFound as e:
+            raise Conflict(f"job {self.name} is over: it was finished, or given up, by somebody else") from e
+
+    def base(self) -> Space:
+        """The instance's keys when the job began."""
+        with self._there():
+            return Space(self._store.tree(self._base).view(), self.instance.info.prefix)
+
+    def view(self) -> Space:
+        """The instance's keys in the draft."""
+        with self._there():
+            return Space(self._store.tree(self._tree).view(0), self.instance.info.prefix)
+
+    def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
+        """One commit on the draft; `fn` gets the `Mutation` that the whole job is."""
+
+        def attempt(tx: Transaction) -> T:
+            m = self._mutation(tx)
+            return fn(m, m.space(self.instance))
+
+        with self._there():
+            return self._store.tree(self._tree).update(attempt)  # type: ignore[no-any-return]
+
+    def _mutation(self, tx: Transaction, voice: Voice | None = None) -> Mutation:
+        instance = self.instance
+        version, info = instance.version, instance.info
+        vid = version.id if info.versioned else version.repo.state().root.id
+        tree = version.tree(info).name
+        m = Mutation(self.mutation, self._who["user"], self._who["app"], version, tx, tree, vid, voice)
+        m.time = self.time
+        return m
+
+    def finish(self, fn: Callable[[Any, TxSpace], None]) -> None:
+        """Have the draft, with what `fn` writes, take the version's place. Nothing happens if another run was faster.
+
+        Raises
+        ------
+        Conflict
+            If others changed the same bodies or blocks meanwhile; the version stays as they left it, the draft is gone.
+        LockedVersion
+            If the version was committed meanwhile.
+        """
+        instance = self.instance
+        tree = instance.version.tree(instance.info)
+        with self._there():
+            draft, base = self._store.tree(self._tree), self._store.tree(self._base).view()
+
+        feed = instance.version.datastore.feed
+        voice = Voice(feed, instance.repo.root) if feed else None
+
+        def settle(tx: Transaction, newest: View, changes: Iterator[Change]) -> Mutation | None:
+            if Space(newest, instance.info.prefix).get(self._record) is None:
+                return None
+            if voice is not None:
+                voice.attempt()
+            self._take_over(tx, base, newest, changes)
+            m = self._mutation(tx, voice)
+            space = m.space(instance)
+            fn(m, space)
+            space.delete_prefix(self._record)
+            m.finish()
+            if voice is not None:
+                voice.commits()
+            return m
+
+        try:
+            done = land(tree, draft, base, settle)
+        except Sealed as e:
+            self._drop()
+            raise LockedVersion(f"version {instance.version.uuid} was committed meanwhile: nothing is changed") from e
+        except Conflict:
+            self.give_up()
+            raise
+        if done is not None:
+            if voice is not None:
+                voice.done()
+            self._tell_followers(done)
+        self._drop()
+
+    def give_up(self) -> None:
+        """Drop the draft and the note of the job: the version is as if it had not been started."""
+        with contextlib.suppress(LockedVersion):
+            super().mutate(lambda _, space: space.delete_prefix(self._record))
+        self._drop()
+
+    def _drop(self) -> None:
+        for name in (self._tree, self._base):
+            with contextlib.suppress(TreeNotFound):
+                self._store.drop_tree(name)
+
+    def _tell_followers(self, m: Mutation) -> None:
+        """What can't be part of the commit follows it, as in `Datatype.mutate`."""
+        for subscriber, event in m.followups:
+            subscriber.mutate(lambda n, _, s=subscriber, e=event: s.on_event(n, e), **self._who)  # type: ignore[misc]
+
+    # -------------------------------------------------------------- what others did meanwhile
+
+    def _take_over(self, tx: Transaction, base: View, newest: View, changes: Iterator[Change]) -> None:
+        part: list[bytes] = []
+        unsettled: list[bytes] = []
+        for change in changes:
+            part.append(change.key)
+            if len(part) == _PART:
+                unsettled += self._take_over_part(tx, base, newest, part)
+                part = []
+        unsettled += self._take_over_part(tx, base, newest, part)
+        if unsettled:
+            named = ", ".join(self._name(key) for key in unsettled[:_NAMED])
+            more = f" and {len(unsettled) - _NAMED} more" if len(unsettled) > _NAMED else ""
+            raise Conflict(
+                f"others changed the same of {self.instance.name!r} while the job ran ({named}{more}): "
+                "nothing of it is kept, start it again"
+            )
+
+    def _take_over_part(self, tx: Transaction, base: View, newest: View, part: list[bytes]) -> list[bytes]:
+        unsettled = []
+        both = zip(part, base.get_many(part), tx.get_many(part), newest.get_many(part), strict=True)
+        for key, old, ours, theirs in both:
+            if ours == theirs:
+                continue
+            value = theirs if ours == old else self._settled(key, old, ours, theirs)
+            if value is CONFLICT:
+                unsettled.append(key)
+            elif value is None:
+                tx.delete(key)
+            else:
+                tx.put(key, value)
+        return unsettled
+
+    def _settled(self, key: bytes, old: bytes | None, ours: bytes | None, theirs: bytes | None) -> Any:
+        prefix = self.instance.info.prefix
+        if not key.startswith(prefix):
+            return CONFLICT
+        own = key[len(prefix) :]
+        if own.startswith(keys.MAPPING):
+            try:
+                return merged_page(old, ours, theirs)
+            except ValueError:
+                return CONFLICT
+        if ours is None or theirs is None:
+            return CONFLICT
+        return self.instance.merge_value(own, old, [ours, theirs])
+
+    def _name(self, key: bytes) -> str:
+        prefix = self.instance.info.prefix
+        what = self.instance.describe_change(key[len(prefix) :]) if key.startswith(prefix) else None
+        if isinstance(what, dict):
+            return ", ".join(f"{kind} {value}" for kind, value in what.items() if kind != "scale")
+        return repr(key)
