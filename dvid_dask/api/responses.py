@@ -158,7 +158,10 @@ class Stream(Response):
             try:
                 piece, self.first = self.first, b""
                 while piece:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    # a transport copies what the socket doesn't take at once, so it never gets much
+                    for at in range(0, len(piece), PIECE):
+                        part = memoryview(piece)[at : at + PIECE] if len(piece) > PIECE else piece
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
                     piece = await anyio.to_thread.run_sync(self.pull, limiter=limiter)
                 await send({"type": "http.response.body", "body": b""})
             except Exception as error:

@@ -556,6 +556,47 @@ def decode_box(
 
 
 @kernel
+def pick(buf: Array, gz: int, gy: int, gx: int, table: Array, points: Array, out: Array) -> int:
+    """Write the label at each point (zyx, inside the block) to out; sub-blocks without a point are not looked into."""
+    nlabels = table.size
+    nsub = gz * gy * gx
+    result, at, vat = sections(buf, nsub, nlabels)
+    if result != OK:
+        return result
+    counts = 16 + 8 * nlabels
+    tables = np.empty(nsub, np.int64)
+    values = np.empty(nsub, np.int64)
+    for s in range(nsub):
+        n = get16(buf, counts + 2 * s)
+        tables[s], values[s] = at, vat
+        at += 4 * n
+        vat += 64 * bits_for(n)
+    for i in range(points.shape[0]):
+        z, y, x = points[i, 0], points[i, 1], points[i, 2]
+        s = ((z >> 3) * gy + (y >> 3)) * gx + (x >> 3)
+        n = get16(buf, counts + 2 * s)
+        if n == 0:
+            out[i] = 0
+            continue
+        index = 0
+        if n > 1:
+            bits = bits_for(n)
+            bit = (64 * (z & 7) + 8 * (y & 7) + (x & 7)) * bits  # highest bit first
+            byte = values[s] + (bit >> 3)
+            word = np.int64(buf[U(byte)]) << 8
+            if byte + 1 < buf.size:
+                word |= np.int64(buf[U(byte + 1)])
+            index = (word >> (16 - (bit & 7) - bits)) & ((1 << bits) - 1)
+            if index >= n:
+                return BAD_VALUE
+        entry = get32(buf, tables[s] + 4 * index)
+        if entry >= nlabels:
+            return BAD_INDEX
+        out[i] = table[U(entry)]
+    return OK
+
+
+@kernel
 def count_entries(buf: Array, gz: int, gy: int, gx: int, counts: Array) -> tuple[int, int]:
     """Add the voxels of each table entry to counts; returns (result, voxels in sub-blocks without any label)."""
     nlabels = counts.size

@@ -212,7 +212,8 @@ def block_to_payload(block: Buffer, compression: PayloadCompression, *, table: A
     32768
     """
     if compression == "blocks":
-        return gzip_compress(block if table is None else label_blocks.replace_labels(block, table))
+        # level 2 takes half the time of level 6 and makes 7% more: indices are packed bits already
+        return gzip_compress(block if table is None else label_blocks.replace_labels(block, table), level=2)
     if compression not in ("gzip", "lz4", "uncompressed"):
         raise ValueError(f"unknown compression {compression!r}; one of blocks, gzip, lz4, uncompressed")
     with label_blocks.scratch_for(block) as scratch:

@@ -10,12 +10,14 @@ gzip is written by libdeflate: at the default level the size of zlib's in a fift
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import cramjam
 import imagecodecs
 import numpy as np
+import zstandard
 
 from dvid_dask.formats._bytes import Buffer, as_uint8
 from dvid_dask.formats.errors import FormatError
@@ -184,9 +186,27 @@ def snappy_decompress(data: Buffer, max_output: int) -> bytes:
     return _bounded("Snappy", data, max_output, _SNAPPY_RATIO, cramjam.snappy.decompress_raw_into)
 
 
+class _Zstd(threading.local):
+    """Contexts of a thread: making one takes longer than it takes to work on a small value."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        """The thread's compressor of a level."""
+        held = self.compressors.get(level)
+        if held is None:
+            held = self.compressors[level] = zstandard.ZstdCompressor(level=level)
+        return held
+
+
+_zstd = _Zstd()
+
+
 def zstd_compress(data: Buffer, level: int = 3) -> bytes:
     """Compress to one zstd frame that records the size of the data."""
-    return bytes(cramjam.zstd.compress(data, level=level))
+    return _zstd.compressor(level).compress(data)
 
 
 def zstd_decompress(data: Buffer, max_output: int) -> bytes:
@@ -195,7 +215,7 @@ def zstd_decompress(data: Buffer, max_output: int) -> bytes:
     Raises
     ------
     FormatError
-        If it is corrupt or would expand to more than `max_output` bytes.
+        If the data is not one intact frame or would expand to more than `max_output` bytes.
 
     Examples
     --------
@@ -203,17 +223,13 @@ def zstd_decompress(data: Buffer, max_output: int) -> bytes:
     True
     """
     size = _zstd_content_size(as_uint8(data))
-    if size is None:
-        size = max_output
-    elif size > max_output:
+    if size is not None and size > max_output:
         raise FormatError(f"zstd: expands to {size} bytes, more than {max_output}")
-    # memory that isn't written is not taken, so a lying size costs address space only
-    room: Any = np.empty(size, np.uint8)
     try:
-        n = cramjam.zstd.decompress_into(data, room)
-    except cramjam.DecompressionError as e:
-        raise FormatError(f"zstd: not {size} bytes or less of intact data: {e}") from None
-    return bytes(room[:n].data)
+        # memory that isn't written is not taken, so a lying size costs address space only
+        return _zstd.decompressor.decompress(data, max_output_size=max(1, max_output), allow_extra_data=False)
+    except zstandard.ZstdError as e:
+        raise FormatError(f"zstd: not {max_output} bytes or less of intact data: {e}") from None
 
 
 def _zstd_content_size(data: NDArray[np.uint8]) -> int | None:

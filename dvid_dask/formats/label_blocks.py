@@ -58,6 +58,7 @@ __all__ = [
     "mask",
     "mask_sorted",
     "normalize",
+    "pick",
     "remap_array",
     "replace_labels",
     "scratch_for",
@@ -573,6 +574,48 @@ def decode_box(
     else:
         _check_out(out, box, np.uint64)
     _decode(buf, grid, _resolve(buf, n, table), (az, ay, ax), (bz, by, bx), out)
+    return out
+
+
+def pick(block: Buffer, points_zyx: ArrayLike, *, table: ArrayLike | None = None) -> NDArray[np.uint64]:
+    """The labels at points of a block; nothing is expanded.
+
+    Parameters
+    ----------
+    block
+        The uncompressed block.
+    points_zyx
+        int (n, 3): voxels from the block's first voxel (z, y, x); they must lie inside the block.
+    table
+        Labels to use instead of those in the block's table.
+
+    Returns
+    -------
+    NDArray[uint64]
+        (n,)
+
+    Raises
+    ------
+    FormatError
+        If the block can't be decoded.
+    ValueError
+        If a point is not inside the block.
+
+    Examples
+    --------
+    >>> pick(solid_block(9, (64, 64, 64)), [[1, 2, 3], [63, 0, 0]])
+    array([9, 9], dtype=uint64)
+    """
+    buf, grid, n = _parse(block)
+    points = np.ascontiguousarray(points_zyx, np.int64).reshape(-1, 3)
+    shape = _voxel_shape(grid)
+    if len(points) and (int(points.min()) < 0 or bool((points >= np.array(shape)).any())):
+        raise ValueError(f"a point is not inside a block of {shape} voxels (z, y, x)")
+    names = _resolve(buf, n, table)
+    if n == 1:
+        return np.full(len(points), names[0], np.uint64)
+    out = np.empty(len(points), np.uint64)
+    raise_for(kernels.pick(buf, *grid, names, points, out))
     return out
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorstore
 
 from .commit import Writer
 from .diff import Cursor, Item, compare
 from .keys import SEALED, bounds, check
-from .view import View
+from .view import Decode, View
+
+T = TypeVar("T")
 
 #: Small values that a transaction keeps once read: bytes of each at most, and how many.
 _SMALL, _HELD = 4096, 1024
@@ -37,6 +39,7 @@ class Transaction:
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
         self._held: dict[bytes, bytes | None] = {}  # small values read, since callers come back to them
         self._callbacks: list[Callable[[], object]] = []
+        self._landed: list[bytes] = []  # keys that lists have got
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
 
@@ -62,6 +65,10 @@ class Transaction:
         others = [key for key in keys if not self._is_own(key)]
         found = dict(zip(others, self._get_base(others), strict=True))
         return [found[key] if key in found else self._pending.get(key) for key in keys]
+
+    def decoded(self, kind: str, keys: Sequence[bytes], decode: Decode[T]) -> list[T]:
+        """Return what `decode` makes of the values of many keys, as `View.decoded`; here nothing is kept."""
+        return [decode(key, value)[0] for key, value in zip(keys, self.get_many(keys), strict=True)]
 
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Iterate over the keys from `start` to before `stop` in order, without writes made after the first step."""
@@ -129,6 +136,11 @@ class Transaction:
     def _dirty(self) -> bool:
         return bool(self._pending or self._holes or self._arrays or self._appended)
 
+    @property
+    def _changes(self) -> list[bytes] | None:
+        """The keys that the commit has changed; None if they can't be told one by one."""
+        return None if self._holes or self._arrays else [*self._pending, *self._landed]
+
     def _seal(self, name: str) -> None:
         self._pending[SEALED] = name.encode()
 
@@ -162,6 +174,7 @@ class Transaction:
             for n, value in enumerate(values, first):
                 write(root + b"/%08x" % n, value)
             write(root, b"%d" % (first + len(values)))
+            self._landed += [root, *(root + b"/%08x" % n for n in range(first, first + len(values)))]
 
     def _holds(self, now: View) -> bool:
         """Tell whether all that was read is the same in a newer state."""

@@ -14,6 +14,7 @@ from . import manifest as manifests
 from .backend import Backend
 from .commit import Writer, exchange, read_manifest, turn
 from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, translate
+from .memo import Memo
 from .nodes import Cuts
 from .transaction import Transaction
 from .view import Rover, View
@@ -40,6 +41,7 @@ class TreeState:
         self._writer: Writer | None = None
         self._rover: Rover | None = None
         self._cuts = Cuts()
+        self._memo = Memo()
         self._view: View | None = None
         self._checked = float("-inf")
         self._commits = 0
@@ -55,12 +57,13 @@ class TreeState:
                 self._writer = Writer(self.where, self._view._manifest if self._view else b"")
             return self._writer
 
-    def adopt(self, manifest: bytes) -> None:
-        """Note that this process has changed the tree, to this manifest."""
+    def adopt(self, manifest: bytes, before: bytes | None = None, changes: list[bytes] | None = None) -> None:
+        """Note that this process has changed the tree, to this manifest; from the one before, in these keys alone."""
         with self._lock:
             self._commits += 1
             self._checked = time.monotonic()
-            self._move(manifest)
+            known = self._view is not None and self._view._manifest == before
+            self._move(manifest, changes if known else None)
 
     def committed(self) -> None:
         """Note that this process has changed the tree."""
@@ -101,7 +104,7 @@ class TreeState:
             view = self._view
         return view or View(self.where, self.name, manifest)
 
-    def _move(self, data: bytes) -> None:
+    def _move(self, data: bytes, changes: list[bytes] | None = None) -> None:
         manifests.check(data, f"{self.where.url}: tree {self.name!r}")
         try:
             if self._rover is None:
@@ -110,7 +113,8 @@ class TreeState:
                 self._rover.move(data)
         except ValueError as error:
             raise translate(error, f"opening tree {self.name!r}", self.where.url) from error
-        self._view = View(self.where, self.name, data, self._rover, self._cuts)
+        self._memo.advance(changes)
+        self._view = View(self.where, self.name, data, self._rover, self._cuts, self._memo)
 
 
 class Tree:
@@ -229,7 +233,7 @@ class Tree:
                     transaction._finish_lists((writer, prepared), now)
                     new = writer.land(prepared, manifest)
                     if exchange(where, self.name, manifest, new, slow=time.monotonic() - begin > _SLOW):
-                        state.adopt(new)
+                        state.adopt(new, manifest, transaction._changes)
                         return True
                 # another process was faster, as happens in buckets; what was read may be as it was all the same
                 if transaction._arrays is not None:

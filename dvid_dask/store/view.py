@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import tensorstore as ts
 
@@ -14,9 +14,11 @@ from . import manifest as manifests
 from .backend import Backend, backend
 from .errors import translate
 from .keys import SEALED, bounds
+from .memo import Memo
 from .nodes import Cuts
 
 T = TypeVar("T")
+Decode: TypeAlias = "Callable[[bytes, bytes | None], tuple[T, int]]"
 
 #: Values fetched at once by `View.scan` and `View.get_many`.
 _BATCH = 4096
@@ -79,13 +81,21 @@ class View:
     """
 
     def __init__(
-        self, where: Backend, tree: str, manifest: bytes, rover: Rover | None = None, cuts: Cuts | None = None
+        self,
+        where: Backend,
+        tree: str,
+        manifest: bytes,
+        rover: Rover | None = None,
+        cuts: Cuts | None = None,
+        memo: Memo | None = None,
     ) -> None:
         self._where = where
         self._tree = tree
         self._manifest = manifest
         self._rover = rover
         self._cuts = cuts or Cuts()
+        self._memo = memo
+        self._epoch = 0 if memo is None else memo.epoch
         self._lock = threading.Lock()
         self._own: ts.KvStore | None = None
         self._sealed: tuple[bool, bytes] | None = None
@@ -132,6 +142,30 @@ class View:
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of many keys, in their order, None for the missing; much faster than one by one."""
         return [None if r.state == "missing" else r.value for r in self._results(keys)]
+
+    def decoded(self, kind: str, keys: Sequence[bytes], decode: Decode[T]) -> list[T]:
+        """Return what `decode` makes of the values of many keys; it is kept as long as the values stay the same.
+
+        Parameters
+        ----------
+        kind
+            Names what is made: one name for one function.
+        keys
+            Which keys.
+        decode
+            Gets a key and its value, None if it is missing; returns what is made of them, which nobody may change
+            then, and about how many bytes it takes.
+        """
+        memo = self._memo
+        if memo is None:
+            return [decode(key, value)[0] for key, value in zip(keys, self.get_many(keys), strict=True)]
+        found = [memo.get(kind, key, self._epoch) for key in keys]
+        missing = [i for i, held in enumerate(found) if held is None]
+        for i, value in zip(missing, self.get_many([keys[i] for i in missing]), strict=True):
+            made, size = decode(keys[i], value)
+            memo.put(kind, keys[i], self._epoch, made, size + 200)
+            found[i] = (made,)
+        return [held[0] for held in found if held is not None]
 
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Iterate over the keys from `start` to before `stop` in order, in bounded memory."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from dvid_dask.store import Transaction, View
 
 __all__ = ["Space", "TxSpace"]
+
+T = TypeVar("T")
 
 
 def prefix_stop(prefix: bytes) -> bytes | None:
@@ -40,6 +42,16 @@ class _Reads:
         """The values of keys, in their order; None for each that is missing."""
         prefix = self.prefix
         return self._reader.get_many([prefix + k for k in keys])
+
+    def decoded(
+        self, kind: str, keys: Sequence[bytes], decode: Callable[[bytes, bytes | None], tuple[T, int]]
+    ) -> list[T]:
+        """What `decode` makes of the values of keys, kept while they stay the same; see `View.decoded`.
+
+        `decode` gets keys as given here, and values, None for each that is missing.
+        """
+        prefix, cut = self.prefix, len(self.prefix)
+        return self._reader.decoded(kind, [prefix + k for k in keys], lambda key, value: decode(key[cut:], value))
 
     def _range(self, prefix: bytes, start: bytes | None, stop: bytes | None) -> tuple[bytes, bytes | None]:
         low = self.prefix + prefix

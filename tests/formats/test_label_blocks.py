@@ -183,6 +183,34 @@ def test_decodes_into_any_memory():
         lb.decode_block(block, np.empty((16, 24, 8), np.int32))
 
 
+@given(volumes(), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_points(volume, seed):
+    rng = np.random.default_rng(seed)
+    block = lb.encode_block(volume)
+    points = np.stack([rng.integers(0, n, 200) for n in volume.shape], axis=1)
+    points[0] = np.array(volume.shape) - 1
+    found = lb.pick(block, points)
+    np.testing.assert_array_equal(found, volume[tuple(points.T)])
+    table = rng.permutation(len(lb.labels(block))).astype(np.uint64)
+    np.testing.assert_array_equal(
+        lb.pick(block, points, table=table), lb.decode_block(block, table=table)[tuple(points.T)]
+    )
+    assert lb.pick(block, np.empty((0, 3), int)).size == 0
+    for bad in ([[-1, 0, 0]], [[0, 0, volume.shape[2]]]):
+        with pytest.raises(ValueError, match="not inside"):
+            lb.pick(block, bad)
+
+
+def test_points_of_mangled_blocks():
+    rng = np.random.default_rng(2)
+    block = lb.encode_block(rng.integers(0, 30, (16, 16, 16)).astype(np.uint64))
+    points = np.indices((16, 16, 16)).reshape(3, -1).T
+    damaged = ref.mangled(block, rng)
+    same = (b for b in damaged if len(b) < 12 or b[:12] == block[:12])  # of another size, points lie outside
+    assert ref.only_format_errors(lambda b: lb.pick(b, points), same, 50) > 5
+
+
 def test_boxes():
     rng = np.random.default_rng(5)
     volume = ref.blobs(rng, (24, 16, 32), LABELS, 5)

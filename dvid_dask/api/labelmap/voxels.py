@@ -116,7 +116,7 @@ def get_raw(call: Call) -> Response:
     dense = labels.data.cast("B")
     if compression == "lz4":
         return octets(lz4_compress(dense))
-    return octets(gzip_compress(dense, 1) if compression else bytes(dense))
+    return octets(gzip_compress(dense, 1) if compression else dense)
 
 
 def slice_image(call: Call, box: Box) -> Response:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-import cramjam
 import numpy as np
 
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.formats._jit import U, kernel
+from dvid_dask.formats.compression import zstd_compress, zstd_decompress
+from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ def _unpack(buf: NDArray[np.uint8], table: NDArray[np.uint64]) -> bool:
 
 def _finish(body: memoryview | bytes) -> bytes:
     if len(body) >= _ZSTD_FROM:
-        packed = bytes(cramjam.zstd.compress(body, level=_ZSTD_LEVEL))
+        packed = zstd_compress(body, _ZSTD_LEVEL)
         if len(packed) < len(body):
             return b"\x01" + packed
     return b"\x00" + bytes(body)
@@ -159,8 +160,8 @@ def unpack(data: bytes | memoryview, columns: int) -> NDArray[np.uint64]:
     body: memoryview = view[1:]
     if view[0]:
         try:
-            body = memoryview(bytes(cramjam.zstd.decompress(body)))
-        except cramjam.DecompressionError as e:
+            body = memoryview(zstd_decompress(body, _MAX_BYTES))
+        except FormatError as e:
             raise DamagedDataError(f"a stored table of the label index is not valid zstd: {e}") from e
     if len(body) < 4:
         raise DamagedDataError("a stored table of the label index is cut off")

@@ -143,6 +143,20 @@ def _sums_by_supervoxel(rows: Rows) -> tuple[NDArray[np.uint64], NDArray[np.int6
     return svs, sums
 
 
+def _header_in(_: bytes, value: bytes | None) -> tuple[Header | None, int]:
+    return (None, 0) if value is None else (Header.decode(value)[0], 400)
+
+
+def _has_own(key: bytes, value: bytes | None) -> tuple[bool | None, int]:
+    """Whether a body has a supervoxel of its own id; None if its record doesn't tell, since it is paged."""
+    if value is None:
+        return False, 0
+    header, end = Header.decode(value)
+    if header.paged:
+        return None, 0
+    return bool((unpack(value[end:], COLUMNS)[3] == np.uint64(keys.body_of(key))).any()), 0
+
+
 def _header_of(rows: Rows, stamp: Stamp) -> Header:
     """The header of a small body with these sorted rows."""
     return Header(rows.voxels, len(distinct_blocks(rows)), len(rows), len(np.unique(rows.supervoxel)), 0, stamp)
@@ -271,23 +285,22 @@ class Index:
 
     def headers(self, bodies: Iterable[int]) -> list[Header | None]:
         """`header` of many bodies in one read."""
-        values = self._space.get_many([keys.body(b) for b in bodies])
-        return [None if v is None else Header.decode(v)[0] for v in values]
+        return self._space.decoded("header", [keys.body(b) for b in bodies], _header_in)
 
     def has_own_supervoxel(self, labels: Sequence[int]) -> list[bool]:
         """For each label whether a body of that id has a supervoxel of that id."""
-        values = self._space.get_many([keys.body(label) for label in labels])
-        found = []
-        for label, value in zip(labels, values, strict=True):
-            if value is None:
-                found.append(False)
-                continue
-            header, end = Header.decode(value)
-            if header.paged:
-                found.append(bool(self.voxels_of(label, [label])[0]))
-            else:
-                found.append(bool((_rows_of_page(value[end:]).supervoxel == np.uint64(label)).any()))
-        return found
+        found = self._space.decoded("own", [keys.body(label) for label in labels], _has_own)
+        return [
+            bool(self.voxels_of(label, [label])[0]) if own is None else own
+            for label, own in zip(labels, found, strict=True)
+        ]
+
+    def whole(self, body: int) -> tuple[Header, Rows] | None:
+        """`header` and `rows` of a body in one read; None if it has no index."""
+        record = self._record(body)
+        if record is None or not record[0].paged:
+            return record
+        return record[0], self.rows(body)
 
     def _record(self, body: int) -> tuple[Header, Rows] | None:
         """Header and, for a small body, its rows."""

@@ -39,6 +39,11 @@ def _decode(value: bytes | None) -> Page:
     return table[0], table[1]
 
 
+def _page(_: bytes, value: bytes | None) -> tuple[Page, int]:
+    ids, bodies = _decode(value)
+    return (ids, bodies), 16 * len(ids)
+
+
 class Mapping:
     """The mapping in one state of the instance's key space; pages read are kept as long as this object.
 
@@ -74,26 +79,18 @@ class Mapping:
             return found, values
         unique, where = np.unique(wanted, return_inverse=True)
         numbers = unique >> _BITS
-        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
-        self._load(numbers[starts].tolist())
-        hit = np.zeros(len(unique), np.bool_)
-        value = np.zeros(len(unique), np.uint64)
-        for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(unique)], strict=True):
-            have, bodies = self._pages[int(numbers[a])]
-            if not len(have):
-                continue
-            at = np.searchsorted(have, unique[a:b])
-            at[at == len(have)] = 0
-            hit[a:b] = have[at] == unique[a:b]
-            value[a:b] = np.where(hit[a:b], bodies[at], 0)
+        chosen = numbers[np.r_[True, numbers[1:] != numbers[:-1]]].tolist()
+        self._load(chosen)
+        pages = [self._pages[n] for n in chosen]
+        hit, value = _entries_in(np.concatenate([p[0] for p in pages]), np.concatenate([p[1] for p in pages]), unique)
         found[:], values[:] = hit[where], value[where]
         return found, values
 
     def _load(self, numbers: list[int]) -> None:
         missing = [n for n in numbers if n not in self._pages]
         if missing:
-            values = self._space.get_many([keys.mapping(n) for n in missing])
-            self._pages.update((n, _decode(v)) for n, v in zip(missing, values, strict=True))
+            pages = self._space.decoded("mapping", [keys.mapping(n) for n in missing], _page)
+            self._pages.update(zip(missing, pages, strict=True))
 
     def bodies(self, supervoxels: ArrayLike) -> NDArray[np.uint64]:
         """Body of each supervoxel, by the mapping alone: ids without entry stay, retired ones give 0.

@@ -27,10 +27,8 @@ __all__ = ["BlockFilter", "MAX_READ_BYTES", "check_box", "iter_blocks", "iter_bo
 MAX_READ_BYTES = 3 << 30
 """Largest dense read, as in DVID."""
 
-SLAB_BYTES = 128 << 20
+SLAB_BYTES = 32 << 20
 """Most bytes of voxels that a streamed read holds at once."""
-
-FEW_POINTS = 8  # points in a block that are looked up one by one; for more the block is expanded
 
 _INT32 = 1 << 31
 
@@ -196,18 +194,9 @@ def labels_at(
     def look(task: tuple[tuple[int, int, int], bytes, NDArray[np.uint64] | None]) -> None:
         coordinate, data, table = task
         a, b = where[coordinate]
-        found[a:b] = _points_in(data, table, inside[a:b])
+        found[a:b] = label_blocks.pick(data, inside[a:b], table=table)
 
     for batch in batches(iter_blocks(space, layout, mapping, scale, block[starts].astype(np.int32)), 512):
         parallel(look, batch)
     out[order] = found
     return out
-
-
-def _points_in(block: bytes, table: NDArray[np.uint64] | None, inside: NDArray[np.int64]) -> NDArray[np.uint64]:
-    if len(inside) <= FEW_POINTS:
-        one = [label_blocks.decode_box(block, p, [c + 1 for c in p], table=table) for p in inside.tolist()]
-        return np.array([voxel[0, 0, 0] for voxel in one], np.uint64)
-    dense = label_blocks.decode_block(block, table=table)
-    found: NDArray[np.uint64] = dense[tuple(inside.T)]
-    return found

@@ -22,6 +22,9 @@ class DictSpace:
     def get_many(self, keys):
         return [self.get(k) for k in keys]
 
+    def decoded(self, kind, keys, decode):
+        return [decode(k, v)[0] for k, v in zip(keys, self.get_many(keys), strict=True)]
+
     def keys(self, prefix=b"", start=None, stop=None):
         ordered = sorted(self.data)
         for key in ordered[bisect_left(ordered, max(prefix, start or b"")) :]:

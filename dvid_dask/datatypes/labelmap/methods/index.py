@@ -49,11 +49,11 @@ class IndexAccess(Bodies):
         """Label indices of many bodies, in their order; None for one that doesn't exist."""
         index = Index(self.view())
         for body in bodies:
-            header = index.header(body)
-            if header is None:
+            held = index.whole(body)
+            if held is None:
                 yield None
                 continue
-            rows = index.rows(body)
+            header, rows = held
             stamp = header.stamp
             yield LabelIndex(
                 body,
