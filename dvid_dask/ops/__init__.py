@@ -2,7 +2,7 @@
 
 >>> from dvid_dask import ops
 >>> sorted(ops.__all__)[:3]
-['AgglomerateReport', 'Box', 'DownresReport']
+['AgglomerateReport', 'BodiesReport', 'Box']
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
+from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 
 __all__ = [
     "AgglomerateReport",
+    "BodiesReport",
     "Box",
     "DownresReport",
     "DumpReport",
@@ -41,6 +43,7 @@ __all__ = [
     "dump",
     "edit",
     "export",
+    "export_bodies",
     "export_shards",
     "ingest",
     "ingest_plan",

@@ -36,7 +36,10 @@ _PIECE = 1 << 20
 class Image(Protocol):
     """What is wanted of an image: an `ImageBlk`, say."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the instance."""
+        ...
 
     def view(self) -> Space:
         """A state to read."""
