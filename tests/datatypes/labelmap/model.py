@@ -211,6 +211,41 @@ class Model:
         self.stamp(stamp, new)
         self.log.append({"Action": "renumber-complete", "NewLabel": new, "OrigLabel": old})
 
+    def cut(self, sv, mask, split, remain):
+        """The supervoxel's voxels under a mask of the grid become `split`, the others `remain`."""
+        mine = self.voxels == np.uint64(sv)
+        self.voxels[mine & mask] = split
+        self.voxels[mine & ~mask] = remain
+        self.mapping[sv] = RETIRED
+
+    def split_supervoxel(self, sv, mask, split, remain, stamp=None):
+        body, size = self.body(sv), self.size(sv)
+        self.cut(sv, mask, split, remain)
+        self.mapping[split] = self.mapping[remain] = body
+        self.named(max(split, remain))
+        self.stamp(stamp, body)
+        self.log.append(
+            {
+                "Action": "split-supervoxel-complete",
+                "Supervoxel": sv,
+                "Body": body,
+                "SplitSupervoxel": split,
+                "RemainSupervoxel": remain,
+                "SplitSize": self.size(split),
+                "RemainSize": size - self.size(split),
+            }
+        )
+
+    def split(self, body, mask, new, parts, stamp=None):
+        """`parts`: what each supervoxel under the mask is cut into, (split, remain)."""
+        for sv, (split, remain) in parts.items():
+            self.cut(sv, mask, split, remain)
+            self.mapping[split], self.mapping[remain] = new, body
+        self.named(max([new, *(i for part in parts.values() for i in part)]))
+        self.stamp(stamp, body, new)
+        told = {str(sv): {"Split": split, "Remain": remain} for sv, (split, remain) in parts.items()}
+        self.log.append({"Action": "split-complete", "Target": body, "NewLabel": new, "SVSplits": told})
+
     def stamp(self, stamp, *bodies):
         self.forget()
         for body in bodies:

@@ -235,10 +235,20 @@ def same(a, b):
 def check_what_happened(seg, model):
     told = list(seg.mutations())
     assert [plain(r) for r in told] == model.log
-    ids = [r["MutationID"] for r in told]
+    ids = [r["MutationID"] for r in told if not undone(r)]  # an undo may take several records to tell
     assert len(set(ids)) == len(ids)
     for record in told:
         assert record["UUID"] == seg.version.uuid
+        if "Split" in record:  # the runs, readable for good
+            assert rles.voxel_count(rles.decode_srles(seg.version.datastore.get_blob(record["Split"]))) > 0
+    splits, at = [], model
+    while at is not None:
+        here = [row for record in at.log for row in splits_of(record)]
+        splits += [(at.uuid, here)] if here else []
+        at = at.parent
+    if not any(undone(r) for r in model.history()):  # an undo takes rows away
+        found = [(v.uuid, [tuple(r) for r in rows[:, 1:].tolist()]) for v, rows in seg.supervoxel_splits()]
+        assert [(u, sorted(rows)) for u, rows in found] == [(u, sorted(rows)) for u, rows in splits]
     for body in model.bodies()[:3]:
         version, at = seg.version, model
         while at.parent is not None and index_value(at, body) == index_value(at.parent, body):
@@ -249,10 +259,22 @@ def check_what_happened(seg, model):
         root, begin = root.parent, begin.parents[0]
     for body in model.bodies()[:3]:
         history = list(seg.body_history(body, begin))
-        merges = [r for r in model.history() if r["Action"] == "merge-complete" and r["Target"] == body]
+        merges = [r for r in model.history() if r["Action"] == "merge-complete" and r.get("Target") == body]
         assert [r for r in history if r["Action"] == "merge" and r["Target"] == body] == [
             {"Action": "merge", "Target": r["Target"], "Labels": r["Labels"]} for r in merges
         ]
+
+
+def splits_of(record):
+    """(supervoxel, rest, cut off) of each supervoxel that a record of the log splits."""
+    if "SplitSupervoxel" in record:
+        yield record["Supervoxel"], record["RemainSupervoxel"], record["SplitSupervoxel"]
+    for old, parts in record.get("SVSplits", {}).items():
+        yield int(old), parts["Remain"], parts["Split"]
+
+
+def undone(record):
+    return "Undoes" in record or "Redoes" in record
 
 
 def index_value(model, body):
@@ -262,5 +284,5 @@ def index_value(model, body):
 
 def plain(record):
     """A record of the log without who and when."""
-    hidden = {"MutationID", "UUID", "Timestamp", "User", "App"}
+    hidden = {"MutationID", "UUID", "Timestamp", "User", "App", "Split"}
     return {k: v for k, v in record.items() if k not in hidden}
