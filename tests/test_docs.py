@@ -77,13 +77,13 @@ def test_every_configuration_key_is_in_the_reference(site, reference):
 
 
 def test_every_command_is_in_the_reference(site):
-    from dvid_dask.cli import nodes, repos
+    from dvid_dask.cli import labels, nodes, repos
     from dvid_dask.cli.app import app
 
     text = page(site, "reference/cli")
     for command in app.registered_commands:
         assert f"<code>dvid-dask {command.name}</code>" in text
-    for group, sub in (("repo", repos.app), ("node", nodes.app)):
+    for group, sub in (("repo", repos.app), ("node", nodes.app), ("labels", labels.app)):
         for command in sub.registered_commands:
             name = command.name or command.callback.__name__
             assert f"<code>dvid-dask {group} {name}</code>" in text

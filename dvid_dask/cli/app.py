@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dvid_dask
-from dvid_dask.cli import bench, nodes, repos, stores, volumes
+from dvid_dask.cli import bench, labels, nodes, repos, stores, volumes
 from dvid_dask.cli.console import say
 
 __all__ = ["app"]
@@ -51,4 +51,5 @@ app.command("gc")(stores.gc)
 app.command("fsck")(stores.fsck)
 app.add_typer(repos.app, name="repo")
 app.add_typer(nodes.app, name="node")
+app.add_typer(labels.app, name="labels")
 app.add_typer(bench.app, name="bench")

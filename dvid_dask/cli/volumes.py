@@ -16,7 +16,17 @@ from dvid_dask.errors import BadRequest, UnknownVersion
 from dvid_dask.store import StoreNotFound
 from dvid_dask.versions import Datastore, Version
 
-__all__ = ["check_index", "downres", "export", "ingest"]
+__all__ = [
+    "InstanceArgument",
+    "Scheduler",
+    "Workers",
+    "check_index",
+    "cluster",
+    "downres",
+    "export",
+    "ingest",
+    "point",
+]
 
 Workers = Annotated[
     int, typer.Option(help="Worker processes on this machine; 0 works in threads of this process.", min=0)
@@ -102,11 +112,11 @@ def ingest(
     if instance not in at and create and not plan:
         at.repo.new_instance(typename or _type_for(volume.dtype), instance, dict(map(_pair, setting or ())), at=at)
     target = at[instance]
-    settings: dict[str, Any] = {"offset": _point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
+    settings: dict[str, Any] = {"offset": point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
     if plan:
         say(str(ops.ingest_plan(volume, target, **settings)))
         return
-    with _client(workers, scheduler):
+    with cluster(workers, scheduler):
         report = ops.ingest(volume, target, app="dvid-dask ingest", **settings)
     say(str(report))
 
@@ -142,7 +152,7 @@ def export(
     from dvid_dask import ops
 
     source = find_version(open_store(store, read_only=True), version)[instance]
-    with _client(workers, scheduler):
+    with cluster(workers, scheduler):
         report = ops.export(
             source,
             destination,
@@ -171,7 +181,7 @@ def downres(
     from dvid_dask import ops
 
     target = find_version(open_store(store), version)[instance]
-    with _client(workers, scheduler):
+    with cluster(workers, scheduler):
         report = ops.downres(target, from_scale=from_scale, scales=scales, app="dvid-dask downres")
     say(str(report))
 
@@ -188,7 +198,7 @@ def check_index(
     from dvid_dask import ops
 
     target = find_version(open_store(store), version)[instance]
-    with _client(workers, scheduler):
+    with cluster(workers, scheduler):
         report = ops.check_index(target, repair=repair, app="dvid-dask check-index")
     say(str(report))
     if not (report.ok or report.repaired):
@@ -229,7 +239,7 @@ def _type_for(dtype: np.dtype[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[None]:
+def cluster(workers: int, scheduler: str | None) -> Iterator[None]:
     """The cluster the work runs on: the one at an address, one of processes here, or none."""
     if workers and scheduler:
         raise typer.BadParameter("--workers and --scheduler exclude each other")
@@ -258,7 +268,7 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _point(text: str, name: str) -> tuple[int, int, int]:
+def point(text: str, name: str) -> tuple[int, int, int]:
     """``x,y,z`` as (z, y, x)."""
     try:
         x, y, z = (int(part) for part in text.split(","))
@@ -269,7 +279,7 @@ def _point(text: str, name: str) -> tuple[int, int, int]:
 
 def _box(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     start, _, stop = text.partition(":")
-    return _point(start, "--crop"), _point(stop, "--crop")
+    return point(start, "--crop"), point(stop, "--crop")
 
 
 def _dtype(name: str) -> np.dtype[Any]:

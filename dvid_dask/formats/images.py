@@ -32,7 +32,15 @@ from dvid_dask.formats.errors import FormatError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decode_image", "encode_image", "parse_format", "pseudocolor", "resize_area", "resize_nearest"]
+__all__ = [
+    "decode_image",
+    "encode_image",
+    "labels_of_rgba",
+    "parse_format",
+    "pseudocolor",
+    "resize_area",
+    "resize_nearest",
+]
 
 _CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "tif": "image/tiff", "bmp": "image/bmp"}
 _ALIASES = {"": "png", "jpeg": "jpg", "tiff": "tif"}
@@ -199,6 +207,30 @@ def decode_image(data: Buffer, *, max_pixels: int = 1 << 26) -> NDArray[Any]:
         return np.asarray(decode(raw))
     except (imagecodecs.PngError, imagecodecs.Jpeg8Error, ValueError, RuntimeError) as e:
         raise FormatError(f"image: {e}") from None
+
+
+def labels_of_rgba(pixels: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """The labels in a 16-bit RGBA image: the inverse of how `encode_image` puts them there.
+
+    Parameters
+    ----------
+    pixels
+        uint16 (y, x, 4).
+
+    Raises
+    ------
+    ValueError
+        If it is no 16-bit RGBA image.
+
+    Examples
+    --------
+    >>> labels = np.array([[1, 2**40]], np.uint64)
+    >>> labels_of_rgba(decode_image(encode_image(labels)[0]))
+    array([[            1, 1099511627776]], dtype=uint64)
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint16:
+        raise ValueError(f"labels are in 16-bit RGBA, not in {pixels.dtype} of shape {pixels.shape}")
+    return np.ascontiguousarray(pixels, ">u2").view("<u8")[..., 0].astype(np.uint64)
 
 
 def _png_size(raw: bytes) -> tuple[int, int]:

@@ -63,6 +63,7 @@ __all__ = [
     "replace_labels",
     "scratch_for",
     "solid_block",
+    "sub_tables",
 ]
 
 MAX_VOXELS = 1 << 24
@@ -398,6 +399,32 @@ def labels(block: Buffer) -> NDArray[np.uint64]:
     """
     buf, _, n = _parse(block)
     return _table(buf, n)
+
+
+def sub_tables(block: Buffer) -> list[NDArray[np.uint64]]:
+    """For each sub-block, in zyx order, the labels it lists; none stands for 0. For looking at a block.
+
+    Raises
+    ------
+    FormatError
+        If the block can't be decoded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> half = np.arange(1024, dtype=np.uint64).reshape(16, 8, 8) // 600
+    >>> [t.tolist() for t in sub_tables(encode_block(half))]
+    [[0], [0, 1]]
+    """
+    check_block(block)
+    buf, grid, n = _parse(block)
+    table = _table(buf, n)
+    count = grid[0] * grid[1] * grid[2]
+    if n == 1:
+        return [table] * count
+    sizes = np.frombuffer(buf, "<u2", count, 16 + 8 * n)
+    entries = np.frombuffer(buf, "<u4", int(sizes.sum(dtype=np.int64)), 16 + 8 * n + 2 * count)
+    return np.split(table[entries], np.cumsum(sizes, dtype=np.int64)[:-1])
 
 
 def replace_labels(block: Buffer, new_table: ArrayLike) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
 from dvid_dask.ops.boxes import Box
+from dvid_dask.ops.composite import composite
 from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.edit import EditReport, edit
@@ -16,6 +17,7 @@ from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
+from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
@@ -32,6 +34,7 @@ __all__ = [
     "IndexReport",
     "IngestPlan",
     "JobFailedError",
+    "MaxLabelReport",
     "Report",
     "TABLES",
     "ShardsReport",
@@ -39,6 +42,7 @@ __all__ = [
     "agglomerate",
     "analyze_shards",
     "check_index",
+    "composite",
     "downres",
     "dump",
     "edit",
@@ -48,5 +52,6 @@ __all__ = [
     "ingest",
     "ingest_plan",
     "open_volume",
+    "repair_max_labels",
     "unfinished_jobs",
 ]

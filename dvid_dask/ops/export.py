@@ -39,6 +39,8 @@ from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_shape, stored_scales
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dvid_dask.datatypes.base import Datatype, Space
 
 __all__ = ["ExportReport", "export"]
@@ -85,6 +87,12 @@ class _Level:
     spec: str  # of the tensorstore to write, JSON
     sharding: Sharding | None  # of a precomputed volume
 
+    def read(self, brick: Box) -> NDArray[Any]:
+        """Voxels of a box that is counted from the first voxel."""
+        if isinstance(self.source, PinnedImage):  # is itself an array from the first voxel on
+            return self.source[brick.slices()]
+        return self.source[brick.shift(self.box.start).slices()]
+
     def open(self, *, create: bool = False) -> Any:
         """The array to write as (z, y, x), beginning at 0."""
         import tensorstore as ts
@@ -106,7 +114,7 @@ class _Copy:
 
     def __call__(self, index: int) -> Result:
         brick = self.grid.brick(index)
-        voxels = np.asarray(self.level.source[brick.shift(self.level.box.start).slices()])
+        voxels = np.asarray(self.level.read(brick))
         if self.level.sharding is None:
             self.level.open()[brick.slices()].write(voxels).result()
         else:

@@ -10,7 +10,8 @@ neuroglancer precomputed               path or URL, ``precomputed://...`` or any
 anything tensorstore reads             its JSON spec, its URL with ``|``, or an open `tensorstore.TensorStore`
 HDF5                                   path and ``dataset=``, or ``path.h5:/dataset`` (needs the extra ``hdf5``)
 labelmap or image of this package      the instance at a version (supervoxels, full resolution)
-stack of TIFF, PNG or JPEG             glob, list of files, or one TIFF of many pages; local, or any URL of fsspec
+stack of TIFF, PNG or JPEG             glob, list of files, or one TIFF of many pages; local, or any URL of fsspec;
+                                       PNG of 16-bit RGBA holds uint64 labels, as DVID's slices of labelmaps do
 =====================================  ======================================================================
 
 Axes come out as (z, y, x): names that the data carries (OME-Zarr, zarr 3, xarray, N5 and precomputed) are obeyed,
@@ -38,12 +39,13 @@ from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.formats.images import labels_of_rgba
 from dvid_dask.ops.boxes import Box, Point
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Volume", "directory_url", "open_volume"]
+__all__ = ["Volume", "directory_url", "find_images", "open_volume"]
 
 
 class Volume(ABC):
@@ -614,7 +616,8 @@ def _read_image(protocol: str, path: str) -> NDArray[Any]:
 
     data = fsspec.filesystem(protocol).cat_file(path)
     if path.lower().endswith(".png"):
-        return np.asarray(imagecodecs.png_decode(data))
+        pixels = np.asarray(imagecodecs.png_decode(data))
+        return labels_of_rgba(pixels) if pixels.shape[2:] == (4,) and pixels.dtype == np.uint16 else pixels
     if path.lower().endswith((".jpg", ".jpeg")):
         return np.asarray(imagecodecs.jpeg_decode(data))
     import io
@@ -622,6 +625,26 @@ def _read_image(protocol: str, path: str) -> NDArray[Any]:
     import tifffile
 
     return np.asarray(tifffile.imread(io.BytesIO(data)))
+
+
+def find_images(patterns: Sequence[str]) -> list[str]:
+    """The files of globs: in the order of the globs, those of one in natural order.
+
+    Raises
+    ------
+    NotFound
+        If a glob finds none.
+    """
+    import fsspec
+
+    found = []
+    for pattern in patterns:
+        fs, path = fsspec.core.url_to_fs(pattern)
+        paths = sorted((str(p) for p in fs.glob(path)), key=_natural)
+        if not paths:
+            raise NotFound(f"{pattern}: no file has such a name")
+        found += [fs.unstrip_protocol(p) for p in paths]
+    return found
 
 
 def _natural(path: str) -> list[Any]:
@@ -661,7 +684,7 @@ class _Instance(Volume):
             self._first = array.first
         elif isinstance(instance, ImageBlk):
             array = instance.pin()
-            self._first = Box.of(*(instance.extents or ((0, 0, 0), (0, 0, 0)))).start
+            self._first = (0, 0, 0)  # counts from the first voxel itself
         else:
             raise BadRequest(f"{instance.name!r} is a {instance.info.typename}: it holds no volume")
         self._array = array

@@ -202,12 +202,13 @@ def test_bodies_or_supervoxels(seg, volume, tmp_path):
 def test_images(repo, tmp_path, format):
     image = repo.new_instance("uint8blk", "gray", {"BlockSize": "16,16,16"})
     volume = np.random.default_rng(0).integers(0, 255, (40, 50, 61), dtype=np.uint8)
-    ops.ingest(volume, image, scales=1, progress=False)
+    ops.ingest(volume, image, offset=(-6, 0, 100), scales=1, progress=False)
     ops.export(image, str(tmp_path / "out"), format=format, progress=False)
     for s, expected in enumerate(mean_pyramid(volume, 1)):
         if format == "ome-zarr":
             found = zarr.open_group(tmp_path / "out", mode="r")[f"s{s}"][:]
         else:
+            assert list((tmp_path / "out").glob("*/*.shard"))
             url = (tmp_path / "out").as_uri() + "/"
             spec = {"driver": "neuroglancer_precomputed", "kvstore": url, "scale_index": s}
             found = ts.open(spec).result()[..., 0].transpose([2, 1, 0]).read().result()

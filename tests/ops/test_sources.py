@@ -249,6 +249,25 @@ def test_an_instance_is_a_source(repo):
     np.testing.assert_array_equal(copy.read((0, 0, 0), labels.shape), labels)
 
 
+def test_an_image_is_a_source_wherever_it_begins(repo):
+    image = repo.new_instance("uint8blk", "gray", {"BlockSize": "16,16,16"})
+    volume = np.random.default_rng(0).integers(0, 256, (20, 30, 40), dtype=np.uint8)
+    ops.ingest(volume, image, offset=(-7, 100, 5), progress=False)
+    opened = pickle.loads(pickle.dumps(open_volume(image)))
+    np.testing.assert_array_equal(opened.read(opened.box), volume)
+
+
+def test_rgba_slices_are_labels(tmp_path):
+    from dvid_dask.formats.images import encode_image
+
+    labels = np.random.default_rng(0).integers(0, 2**64, (3, 5, 7), dtype=np.uint64)
+    for z, plane in enumerate(labels):
+        (tmp_path / f"{z}.png").write_bytes(encode_image(plane)[0])
+    opened = open_volume(f"{tmp_path}/*.png")
+    assert opened.dtype == np.uint64
+    np.testing.assert_array_equal(opened.read(opened.box), labels)
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_dask_parts_are_what_slicing_gives(data):

@@ -76,6 +76,10 @@ class NextLabels:
         if label > 0:
             self._labels.raise_to(min(label + 1, RESERVED))
 
+    def lower_to(self, label: int) -> None:
+        """Make `label` the largest id, also if more were handed out: those may be handed out again. For repairs."""
+        self._labels.set(min(label + 1, RESERVED))
+
     def start_from(self, label: int, ceiling: int | None = None) -> None:
         """Hand out ids after `label` from now on; nothing checks whether they are unused.
 
