@@ -64,6 +64,7 @@ __all__ = [
     "scratch_for",
     "solid_block",
     "sub_tables",
+    "uniform_sub_blocks",
 ]
 
 MAX_VOXELS = 1 << 24
@@ -387,6 +388,31 @@ def block_shape(block: Buffer) -> tuple[int, int, int]:
 def is_solid(block: Buffer) -> bool:
     """Whether the block is the 24-byte form of one label in all voxels."""
     return _parse(block)[2] == 1
+
+
+def uniform_sub_blocks(block: Buffer) -> NDArray[np.bool_]:
+    """Which sub-blocks of 8 x 8 x 8 voxels hold one label only, by what the block says of them; no voxel is looked at.
+
+    Returns
+    -------
+    NDArray[bool]
+        (z, y, x), one for each sub-block.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> voxels = np.zeros((8, 8, 16), np.uint64)
+    >>> voxels[0, 0, 12] = 5
+    >>> uniform_sub_blocks(encode_block(voxels)).tolist()
+    [[[True, False]]]
+    """
+    buf, grid, n = _parse(block)
+    if n == 1:
+        return np.ones(grid, np.bool_)
+    count = grid[0] * grid[1] * grid[2]
+    if 16 + 8 * n + 2 * count > buf.size:
+        raise FormatError(f"label block {_REASONS[kernels.BAD_LENGTH]}")
+    return (np.frombuffer(buf, "<u2", count, 16 + 8 * n) <= 1).reshape(grid)
 
 
 def labels(block: Buffer) -> NDArray[np.uint64]:

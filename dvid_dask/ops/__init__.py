@@ -10,6 +10,7 @@ from __future__ import annotations
 from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
 from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.composite import composite
+from dvid_dask.ops.contacts import contacts
 from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.edit import EditReport, edit
@@ -21,6 +22,7 @@ from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
+from dvid_dask.ops.statistics import body_statistics, sparse_volumes
 
 __all__ = [
     "AgglomerateReport",
@@ -41,8 +43,10 @@ __all__ = [
     "Volume",
     "agglomerate",
     "analyze_shards",
+    "body_statistics",
     "check_index",
     "composite",
+    "contacts",
     "downres",
     "dump",
     "edit",
@@ -53,5 +57,6 @@ __all__ = [
     "ingest_plan",
     "open_volume",
     "repair_max_labels",
+    "sparse_volumes",
     "unfinished_jobs",
 ]
