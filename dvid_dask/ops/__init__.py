@@ -1,9 +1,4 @@
-"""Bulk operations as Dask graphs: ingest, coarser scales, label index, export.
-
->>> from dvid_dask import ops
->>> sorted(ops.__all__)[:3]
-['AgglomerateReport', 'BodiesReport', 'Box']
-"""
+"""Bulk operations as Dask graphs: ingest, coarser scales, label index, export."""
 
 from __future__ import annotations
 
