@@ -1,6 +1,6 @@
 """What a served labelmap answers over HTTP, beside what DVID answered on two cores.
 
-    python benchmarks/http.py [--quick] [--volume FILE.npz] [--folder FOLDER] [--only NAME ...] [--workers N]
+    python benchmarks/http.py [--quick] [--volume FILE.npz] [--folder FOLDER] [--only NAME ...] [--processes N]
 
 Starts `dvid-dask serve` in a process of its own and asks it from others, over sockets, clients and server sharing the
 machine's cores. DVID's figures were taken on two cores with a real volume of 512^3 voxels; without `--volume` (an .npz
@@ -153,11 +153,11 @@ Request = tuple[str, str, str]
 
 
 @contextlib.contextmanager
-def served(store: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(store: Path, processes: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A started server: its address and process."""
     command = [sys.executable, "-m", "dvid_dask.cli", "serve", str(store), "--port", "0"]
-    if workers:
-        command += ["--workers", str(workers)]
+    if processes:
+        command += ["--processes", str(processes)]
     with open(store.parent / "server.log", "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
@@ -410,7 +410,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small volume and short rounds")
     parser.add_argument("--volume", default="", help="an .npz with labels; default: the demo's synthetic volume")
     parser.add_argument("--folder", help="where to put the store; default: the system's temporary folder")
-    parser.add_argument("--workers", type=int, default=0, help="processes that serve; default: as `serve` does")
+    parser.add_argument("--processes", type=int, default=0, help="processes that serve; default: one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--only", nargs="*", choices=["edits", "boxes", "bodies"], help="some questions")
@@ -428,7 +428,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="http-benchmark-", dir=arguments.folder))
     try:
         dvid_dask.create(str(folder / "store")).new_repo("bench")
-        with served(folder / "store", arguments.workers) as (address, process):
+        with served(folder / "store", arguments.processes) as (address, process):
             b = Bench(address, process, volume, 1 if quick else arguments.rounds, 1.0 if quick else arguments.seconds)
             labels = Labels(b)
             only = arguments.only or ["edits", "boxes", "bodies"]
@@ -439,7 +439,7 @@ def main() -> None:
             if "bodies" in only:
                 body_reads(b, labels)
         table(
-            f"Served by {max(1, arguments.workers)} process(es), {os.cpu_count()} cores for server and clients",
+            f"Served by {max(1, arguments.processes)} process(es), {os.cpu_count()} cores for server and clients",
             ["request", "here", "DVID", "ratio", "server CPU", "memory / peak"],
             b.rows,
             "A ratio above 1 is faster than DVID. Latencies are p50, or p50 / p95. No figure of DVID: none was taken.",

@@ -21,6 +21,7 @@ import dvid_dask
 from .app import create_app
 from .config import ConfigError, ServerConfig
 from .kafka import publishing
+from .processes import serve_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ def serve(
     config: ServerConfig | None = None,
     *,
     announce: Callable[[str], None] = print,
+    processes: int = 1,
 ) -> None:
     """Serve a store until the process is told to stop (SIGTERM, SIGINT).
 
@@ -60,6 +62,8 @@ def serve(
         The admin token is taken from the environment, ``DVID_ADMIN_TOKEN``, where the configuration has none.
     announce : callable
         Gets one line that says where the server listens, once it does.
+    processes : int
+        How many processes serve, on one port. More than one needs a store by path or URL, and not one in memory.
 
     Raises
     ------
@@ -72,6 +76,8 @@ def serve(
         config = msgspec.structs.replace(config, admin_token=os.environ.get("DVID_ADMIN_TOKEN", ""))
     at, number = split_address(config.http_address)
     at, number = host if host is not None else at, port if port is not None else number
+    if processes > 1 and (not isinstance(store, (str, os.PathLike)) or os.fspath(store).startswith("memory:")):
+        raise ConfigError("several processes can serve a store on disk or in a bucket, by its path or URL")
     with contextlib.ExitStack() as held:
         if isinstance(store, (str, os.PathLike)):
             # admins may write through a read-only server
@@ -79,37 +85,56 @@ def serve(
             datastore = held.enter_context(dvid_dask.open(os.fspath(store), read_only=nobody_writes))
         else:
             datastore = store
-        with _pid_file(config.pid_file), publishing(datastore, config) as publisher:
-            whole = _run(datastore, config, at, number, announce, publisher)
+        listener = held.enter_context(_listen(at, number))
+        url = datastore.store.url
+        said = f"Serving {url} on http://{_shown(listener)} (Ctrl-C stops)"
+        held.enter_context(_pid_file(config.pid_file))
+        if processes > 1:
+            whole = serve_in_processes(url, config, listener, processes, lambda: announce(said))
+        else:
+            with publishing(datastore, config) as publisher:
+                whole = run(datastore, config, listener, lambda: announce(said), publisher)
         if not whole:
             # threads still at work would keep the process alive; commits are all or nothing, so nothing waits for them
             logging.shutdown()
             os._exit(1)
 
 
-def _run(
+def run(
     datastore: Datastore,
     config: ServerConfig,
-    host: str,
-    port: int,
-    announce: Callable[[str], None],
+    listener: socket.socket,
+    on_ready: Callable[[], None],
     publisher: KafkaPublisher | None,
 ) -> bool:
-    """Serve until told to stop; returns whether all requests could finish."""
+    """Serve in this process until told to stop; returns whether all requests could finish."""
     app = create_app(datastore, config)
     if publisher is not None:
         app.state.server.record_activity = publisher.activity
-    listener = _listen(host, port)
     options = uvicorn.Config(
         app, http=_protocol(), lifespan="off", log_config=None, access_log=False, server_header=False
     )
     server = Server(app.state.server, options)
-    bound_host, bound_port = listener.getsockname()[:2]
-    app.state.server.listening = f"{bound_host}:{bound_port}"
-    shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-    server.on_ready = lambda: announce(f"Serving {datastore.store.url} on http://{shown}:{bound_port} (Ctrl-C stops)")
+    host, port = listener.getsockname()[:2]
+    app.state.server.listening = f"{host}:{port}"
+    server.on_ready = on_ready
     server.run(sockets=[listener])
     return not server.broke_off
+
+
+def _shown(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def start_logging(config: ServerConfig, level: int = logging.INFO) -> None:
+    """Log to the terminal, or to the file that the configuration names."""
+    form = "%(asctime)s %(levelname)s %(message)s"
+    if config.log_file:
+        logging.basicConfig(level=level, format=form, filename=config.log_file, force=True)
+    else:
+        logging.basicConfig(level=level, format=form, force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def _protocol() -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +44,9 @@ def serve(
     readonly: Annotated[bool, typer.Option("--readonly", help="Refuse every change.")] = False,
     fullwrite: Annotated[bool, typer.Option("--fullwrite", help="Let clients write to committed versions.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
+    processes: Annotated[
+        int, typer.Option(help="Processes that serve, on one port: as many as cores for many small requests.", min=1)
+    ] = 1,
 ) -> None:
     """Serve a store over DVID's REST API until told to stop (Ctrl-C or SIGTERM).
 
@@ -52,19 +54,16 @@ def serve(
     """
     from dvid_dask.api import ServerConfig, load_config
     from dvid_dask.api import serve as serve_store
+    from dvid_dask.api.serve import start_logging
 
     if readonly and fullwrite:
         raise typer.BadParameter("--readonly and --fullwrite exclude each other")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    start_logging(ServerConfig())
     settings = load_config(config) if config else ServerConfig()
     mode = "readonly" if readonly else "fullwrite" if fullwrite else settings.mode
     settings = msgspec.structs.replace(settings, mode=mode, access_log=access_log or settings.access_log)
-    if settings.log_file:
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", filename=settings.log_file, force=True
-        )
-    serve_store(store, host, port, settings)
+    start_logging(settings)
+    serve_store(store, host, port, settings, processes=processes)
 
 
 def info(store: StoreArgument, json: JsonFlag = False) -> None:

@@ -199,9 +199,7 @@ class _Agglomeration:
                 m.publish(instance, SupervoxelsMoved(m.id, supervoxels, old, new))
 
         self.ledger.finish(finish)
-        return AgglomerateReport(
-            self.ledger.name, self.ledger.mutation, rows, moved, unknown, time.monotonic() - began
-        )
+        return AgglomerateReport(self.ledger.name, self.ledger.mutation, rows, moved, unknown, time.monotonic() - began)
 
     # -------------------------------------------------------------- the table
 

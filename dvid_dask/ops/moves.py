@@ -185,9 +185,7 @@ class Moves:
                 return self.ledger.commit("give", partition, lambda _, __: {})
             held, table = batch
 
-            def step(
-                _: Mutation, tx: TxSpace, held: list[bytes] = held, table: NDArray[np.uint64] = table
-            ) -> None:
+            def step(_: Mutation, tx: TxSpace, held: list[bytes] = held, table: NDArray[np.uint64] = table) -> None:
                 if any(v is None for v in tx.get_many(held)):
                     return  # another run of this task was faster: look again what is left
                 give(tx, table[0], Rows.from_table(table[1:]), stamp)

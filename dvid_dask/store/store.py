@@ -84,6 +84,8 @@ class Store:
     def __init__(self, where: Backend, *, read_only: bool) -> None:
         self._where = where
         self._read_only = read_only
+        #: seconds after which views of its trees look for commits of other processes, where these are asked for less
+        self.max_age = float("inf")
 
     @classmethod
     def create(

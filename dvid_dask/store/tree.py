@@ -159,7 +159,7 @@ class Tree:
         ----------
         max_age
             Seconds for which commits of other processes may go unnoticed; 0 looks now. This process's own commits are
-            always seen. A sealed tree is never looked at again, whatever the age.
+            always seen. A sealed tree is never looked at again, whatever the age. `Store.max_age` is the most.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class Tree:
         """
         state = self._state
         state.where.check()
-        return state.view(max_age)
+        return state.view(min(max_age, self._store.max_age))
 
     def update(self, fn: Callable[[Transaction], T], *, force: bool = False) -> T:
         """Run `fn` on a transaction and commit what it wrote, all or nothing; return what it returned.

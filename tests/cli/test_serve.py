@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -111,3 +112,58 @@ def test_the_configuration_is_read_and_unknown_keys_warned_of(store, tmp_path):
 def test_what_can_not_start_says_why(cli, store, arguments, status, words):
     failed = cli("serve", store, "--port", "0", *arguments, code=status)
     assert words in " ".join(failed.err.split())
+
+
+def children(pid):
+    out = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in out.splitlines() if "spawn_main" in line]
+
+
+def test_processes_share_a_port_and_see_each_other_s_writes_at_once(tmp_path):
+    path = tmp_path / "store"
+    repo = dvid_dask.create(str(path)).new_repo("fly")
+    repo.new_instance("keyvalue", "notes")
+    with served(path, "--processes", "2") as (url, server):
+        key = f"{url}/api/node/{repo.root}/notes/key/n"
+        for i in range(60):  # every request on a connection of its own, which either may accept
+            assert ask(key, b"%d" % i, "POST")[0] == 200
+            assert ask(key) == (200, b"%d" % i)
+        members = children(server.pid)
+        assert len(members) == 2
+        # one that dies is replaced, and the other serves on
+        os.kill(members[0], signal.SIGKILL)
+        for _ in range(200):
+            now = children(server.pid)
+            if len(now) == 2 and now != members:
+                break
+            time.sleep(0.1)
+        assert len(children(server.pid)) == 2
+        assert ask(key) == (200, b"59")
+        members = children(server.pid)
+    for pid in members:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_processes_end_with_their_parent(store):
+    with served(store, "--processes", "2", status=-signal.SIGKILL) as (_, server):
+        members = children(server.pid)
+        server.kill()
+    assert len(members) == 2
+    for pid in members:
+        for _ in range(300):
+            if not os.path.exists(f"/proc/{pid}"):
+                break
+            time.sleep(0.1)
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_store_in_memory_is_served_by_one_process():
+    done = subprocess.run(
+        [sys.executable, "-m", "dvid_dask.cli", "serve", "memory://x", "--processes", "2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "several processes can serve a store on disk" in done.stderr
