@@ -27,7 +27,7 @@ from _report import console, machine, table
 
 from dvid_dask.formats import compressed_segmentation as segmentation
 from dvid_dask.formats import label_blocks as lb
-from dvid_dask.formats import label_index, rles
+from dvid_dask.formats import label_index, nanovdb, rles
 from dvid_dask.formats.block_stream import block_to_payload
 from dvid_dask.formats.compression import gzip_compress, gzip_decompress, zstd_compress, zstd_decompress
 
@@ -261,6 +261,54 @@ def indices(rows: int) -> None:
     ])  # fmt: skip
 
 
+def grids(name: str, blocks: list[np.ndarray]) -> None:
+    """NanoVDB grids of all of a body's blocks: leaves, the grid's bytes, its checksum, a file, and back."""
+    side = max(1, round(len(blocks) ** (1 / 3)))
+    packed = [lb.encode_block(b) for b in blocks]
+    corners = [(i // side**2, i // side % side, i % side) for i in range(len(blocks))]
+    # the larger half of each block's labels: many leaves with a border in them
+    bodies = [t[np.argsort(c)[len(c) // 2 :]] for t, c in (lb.count(p) for p in packed)]
+    bodies = [np.sort(b) for b in bodies]
+
+    def leaves() -> list[Any]:
+        return [
+            nanovdb.leaves_of_block(b, c, k, ascending=True) for b, c, k in zip(packed, corners, bodies, strict=True)
+        ]
+
+    def dense() -> None:
+        for b, c, k in zip(packed, corners, bodies, strict=True):
+            nanovdb.leaves_of_mask(lb.mask(b, k), [64 * v for v in c])
+
+    parts = leaves()
+    body = nanovdb.Leaves.of(parts)
+    gray = np.zeros(body.voxels, np.uint8)
+    grid = nanovdb.encode_index_grid(body)
+    whole = grid.tobytes()
+    box = np.zeros((64 * side,) * 3, np.uint8)
+    every = np.arange(len(body))
+    rows = []
+    for what, run in {
+        "leaves of label blocks": leaves,
+        "  through dense masks": dense,
+        "leaves in order of the tree": lambda: nanovdb.Leaves.of(parts),
+        "index grid": lambda: nanovdb.encode_index_grid(body, checksum="none"),
+        "  with its checksum": lambda: nanovdb.encode_index_grid(body),
+        "  and a channel of uint8": lambda: nanovdb.encode_index_grid(body, channels={"em": gray}),
+        "grid of uint8 values": lambda: nanovdb.encode_value_grid(body, gray, checksum="none"),
+        "file, ZIP": lambda: nanovdb.encode_file(grid, compress=True),
+        "values of an image, gathered": lambda: body.gather(box, (0, 0, 0), every, gray),
+        "read and checked": lambda: nanovdb.read_grids(whole),
+        "runs of a grid": body.runs,
+    }.items():
+        seconds = best(run, 0.4)
+        rows.append([what, f"{len(body) / seconds / 1e6:,.2f}", f"{body.voxels / seconds / 1e6:,.0f}"])
+    table(
+        f"{name}: a NanoVDB grid of {len(body):,} leaves, {body.voxels / 1e6:,.1f} Mvoxel, {len(whole) / 1e6:,.1f} MB",
+        ["what", "Mleaf/s", "Mvoxel/s"],
+        rows,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all blocks of the largest sample")
@@ -271,6 +319,7 @@ def main() -> None:
         compare_codecs(name, blocks)
     name, blocks = max(found.items(), key=lambda item: len(item[1]))
     compare_operations(name, blocks)
+    grids(name, blocks)
     n = round(len(blocks) ** (1 / 3))
     volume = np.concatenate(
         [np.concatenate([np.concatenate(blocks[(z * n + y) * n :][:n], 2) for y in range(n)], 1) for z in range(n)], 0

@@ -430,9 +430,14 @@ def spread(values: Array, masks: Array, out: Array) -> None:
             word = masks[U(i), U(w)]
             if word == np.uint64(0):
                 continue
+            if word == _ALL:
+                for b in range(64):
+                    out[U(i), U(64 * w + b)] = values[U(n + b)]
+                n += 64
+                continue
             for b in range(64):
                 if (word >> np.uint64(b)) & np.uint64(1):
-                    out[i, 64 * w + b] = values[U(n)]
+                    out[U(i), U(64 * w + b)] = values[U(n)]
                     n += 1
 
 
@@ -441,22 +446,25 @@ def sums(values: Array, counts: Array, out: Array) -> None:
     """Least, largest, sum and sum of squared distances from the mean of each leaf's values, as float64."""
     n = 0
     for i in range(counts.size):
+        count = np.int64(counts[U(i)])
         low = np.float64(values[U(n)])
         high = low
-        mean = 0.0
-        spread_ = 0.0
-        for k in range(counts[U(i)]):
-            v = np.float64(values[U(n)])
-            n += 1
-            low = min(low, v)
-            high = max(high, v)
-            delta = v - mean
-            mean += delta / (k + 1)
-            spread_ += delta * (v - mean)
-        out[i, 0] = low
-        out[i, 1] = high
-        out[i, 2] = mean * counts[U(i)]
-        out[i, 3] = spread_
+        total = 0.0
+        for k in range(n, n + count):
+            v = np.float64(values[U(k)])
+            low = v if v < low else low
+            high = v if v > high else high
+            total += v
+        mean = total / count
+        apart = 0.0
+        for k in range(n, n + count):
+            delta = np.float64(values[U(k)]) - mean
+            apart += delta * delta
+        n += count
+        out[U(i), 0] = low
+        out[U(i), 1] = high
+        out[U(i), 2] = total
+        out[U(i), 3] = apart
 
 
 @kernel
