@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dvid_dask
-from dvid_dask.cli import bench, labels, nodes, repos, stores, volumes
+from dvid_dask.cli import bench, labels, nanovdb, nodes, repos, stores, volumes
 from dvid_dask.cli.console import say
 
 __all__ = ["app"]
@@ -43,8 +43,6 @@ app.command("serve")(stores.serve)
 app.command("info")(stores.info)
 app.command("ingest")(volumes.ingest)
 app.command("export")(volumes.export)
-app.command("export-bodies")(volumes.export_bodies)
-app.command("fvdb")(volumes.fvdb)
 app.command("downres")(volumes.downres)
 app.command("check-index")(volumes.check_index)
 app.command("diff")(nodes.diff)
@@ -53,5 +51,7 @@ app.command("gc")(stores.gc)
 app.command("fsck")(stores.fsck)
 app.add_typer(repos.app, name="repo")
 app.add_typer(nodes.app, name="node")
+labels.app.command("export-bodies")(nanovdb.export_bodies)
+labels.app.command("fvdb")(nanovdb.fvdb)
 app.add_typer(labels.app, name="labels")
 app.add_typer(bench.app, name="bench")

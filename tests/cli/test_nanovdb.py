@@ -1,4 +1,4 @@
-"""`dvid-dask fvdb` and `export-bodies`."""
+"""`dvid-dask labels fvdb` and `export-bodies`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def voxels(label):
 
 
 def test_fvdb(cli, filled, tmp_path):
-    said = cli("fvdb", filled, "master", "seg", 7, tmp_path / "seven.nvdb").out
+    said = cli("labels", "fvdb", filled, "master", "seg", 7, tmp_path / "seven.nvdb").out
     assert f"{len(voxels(7)):,} voxels of label_7" in said
     (grid,) = nanovdb.read_grids((tmp_path / "seven.nvdb").read_bytes())
     np.testing.assert_array_equal(grid.leaves.coordinates(), voxels(7))
@@ -41,14 +41,27 @@ def test_fvdb(cli, filled, tmp_path):
 
 def test_fvdb_with_an_image(cli, filled, tmp_path):
     """As DVID: values in index order in a file beside the grid."""
-    cli("fvdb", filled, "master", "seg", 9, tmp_path / "a.b.nvdb", "--image", "gray", "--name", "nine")
+    cli("labels", "fvdb", filled, "master", "seg", 9, tmp_path / "a.b.nvdb", "--image", "gray", "--name", "nine")
     (grid,) = nanovdb.read_grids((tmp_path / "a.b.nvdb").read_bytes())
     assert (grid.name, grid.channels) == ("nine", {})
     np.testing.assert_array_equal(np.fromfile(tmp_path / "a.b-gray.bin", np.uint8), gray_at(voxels(9)))
-    cli("fvdb", filled, "master", "seg", 9, tmp_path / "c.nvdb", "--image", "gray", "--values", "voxels", "--compress")
+    cli(
+        "labels",
+        "fvdb",
+        filled,
+        "master",
+        "seg",
+        9,
+        tmp_path / "c.nvdb",
+        "--image",
+        "gray",
+        "--values",
+        "voxels",
+        "--compress",
+    )
     (grid,) = nanovdb.read_grids((tmp_path / "c.nvdb").read_bytes())
     np.testing.assert_array_equal(grid.values, gray_at(voxels(9)))
-    cli("fvdb", filled, "master", "seg", 9, tmp_path / "d.nvdb", "--raw", "--scale", 1)
+    cli("labels", "fvdb", filled, "master", "seg", 9, tmp_path / "d.nvdb", "--raw", "--scale", 1)
     assert (tmp_path / "d.nvdb").read_bytes()[:8] == b"NanoVDB1"
 
 
@@ -63,22 +76,37 @@ def test_fvdb_with_an_image(cli, filled, tmp_path):
     ],
 )
 def test_fvdb_refuses(cli, filled, tmp_path, instance, label, more, message, code):
-    assert message in cli("fvdb", filled, "master", instance, label, tmp_path / "x.nvdb", *more, code=code).err
+    assert (
+        message in cli("labels", "fvdb", filled, "master", instance, label, tmp_path / "x.nvdb", *more, code=code).err
+    )
     assert not (tmp_path / "x.nvdb").exists()
 
 
 def test_export_bodies(cli, filled, tmp_path):
-    said = cli("export-bodies", filled, "master", "seg", tmp_path / "all", "--image", "gray").out
+    said = cli("labels", "export-bodies", filled, "master", "seg", tmp_path / "all", "--image", "gray").out
     assert "2 bodies" in said
     for label in (7, 9):
         (grid,) = nanovdb.read_grids((tmp_path / "all" / f"{label}.nvdb").read_bytes())
         np.testing.assert_array_equal(grid.leaves.coordinates(), voxels(label))
         np.testing.assert_array_equal(grid.channels["gray"][1:], gray_at(voxels(label)))
     (tmp_path / "ids.txt").write_text("9\n7\n")
-    cli("export-bodies", filled, "master", "seg", tmp_path / "two", "--bodies", tmp_path / "ids.txt", "--compress")
-    cli("export-bodies", filled, "master", "seg", tmp_path / "one", "--bodies", "7")
+    cli(
+        "labels",
+        "export-bodies",
+        filled,
+        "master",
+        "seg",
+        tmp_path / "two",
+        "--bodies",
+        tmp_path / "ids.txt",
+        "--compress",
+    )
+    cli("labels", "export-bodies", filled, "master", "seg", tmp_path / "one", "--bodies", "7")
     assert [sorted(p.name for p in (tmp_path / f).iterdir()) for f in ("two", "one")] == [
         ["7.nvdb", "9.nvdb"],
         ["7.nvdb"],
     ]
-    assert "list of ids" in cli("export-bodies", filled, "master", "seg", tmp_path / "x", "--bodies", "7,a", code=2).err
+    assert (
+        "list of ids"
+        in cli("labels", "export-bodies", filled, "master", "seg", tmp_path / "x", "--bodies", "7,a", code=2).err
+    )
