@@ -6,6 +6,8 @@ from bisect import bisect_left
 
 import pytest
 
+pytest.register_assert_rewrite("tests.datatypes.labelmap.reads", "tests.datatypes.labelmap.editors")
+
 
 class DictSpace:
     """Ordered keys in a dict; counts the bytes that are put."""

@@ -16,12 +16,16 @@ import sys
 
 import numpy as np
 
+from dvid_dask.formats import rles
+
 from .model import Counter, Grid, Model
 
 GRID = Grid((16, 16, 16), (2, 2, 4), (-1, 0, -2), 2)
 CELLS = tuple(n // 8 for n in GRID.shape)
 #: supervoxels, one for each cell of 8 x 8 x 8 voxels; the last layer of blocks in x is for those who write voxels
 SUPERVOXELS = list(range(1, 1 + CELLS[0] * CELLS[1] * (CELLS[2] - 2)))
+#: the first of them are those that writers of voxels write; they are never split
+WRITTEN = 9
 
 
 def cells_of(layer):
@@ -50,9 +54,9 @@ def prepare(url):
 
 
 def written(seed, n):
-    """The n-th box that a writer of voxels writes: supervoxels 1 to 9, the first voxel says which it is."""
+    """The n-th box that a writer of voxels writes: its first voxels say which it is."""
     rng = np.random.default_rng((seed, n))
-    cells = rng.integers(1, 10, (2, 2, 2)).astype(np.uint64)
+    cells = rng.integers(1, 1 + WRITTEN, (2, 2, 2)).astype(np.uint64)
     box = cells.repeat(8, 0).repeat(8, 1).repeat(8, 2)
     box[0, 0, :4] = [1 + (n >> (3 * i)) % 8 for i in range(4)]
     return box
@@ -86,7 +90,7 @@ def merge(seg, rng, mine):
 def cleave(seg, rng, mine):
     bodies = {b: svs for b, svs in own_bodies(seg, mine["svs"]).items() if len(svs) > 1}
     if not bodies:
-        return merge(seg, rng, mine)
+        return allocate(seg, rng, mine)
     body = rng.choice(sorted(bodies))
     svs = rng.sample(bodies[body], rng.randrange(1, len(bodies[body])))
     new, mutation = seg.cleave(body, svs)
@@ -94,10 +98,44 @@ def cleave(seg, rng, mine):
 
 
 def renumber(seg, rng, mine):
-    old = rng.choice(sorted(own_bodies(seg, mine["svs"])))
+    bodies = own_bodies(seg, mine["svs"])
+    if not bodies:
+        return allocate(seg, rng, mine)
+    old = rng.choice(sorted(bodies))
     new, _ = seg.allocate_labels(1)
     (mutation,) = seg.renumber([(new, old)])
     return {"MutationID": mutation, "NewLabel": new, "OrigLabel": old}
+
+
+def split_supervoxel(seg, rng, mine):
+    bodies = own_bodies(seg, mine["svs"])
+    alive = [s for b in bodies for s in seg.supervoxels_of(b).id.tolist() if s > WRITTEN]
+    if not alive:
+        return allocate(seg, rng, mine)
+    sv = rng.choice(alive)
+    runs = seg.sparse(sv, supervoxels=True).all_runs()
+    split, remain, mutation = seg.split_supervoxel(sv, runs[: max(1, len(runs) // 2)])
+    mine["svs"] = [*mine["svs"], split, remain]
+    return {"MutationID": mutation, "Supervoxel": sv, "SplitSupervoxel": split, "RemainSupervoxel": remain}
+
+
+def split(seg, rng, mine):
+    alive = [b for b in own_bodies(seg, mine["svs"]) if int(seg.supervoxels_of(b).id[0]) > WRITTEN]
+    if not alive:
+        return cleave(seg, rng, mine)
+    body = rng.choice(sorted(alive))
+    runs = seg.sparse(body).all_runs()
+    new, mutation = seg.split(body, runs[rng.randrange(1, len(runs)) :])
+    return {"MutationID": mutation, "Target": body, "NewLabel": new}
+
+
+def undo(seg, rng, mine):
+    """Take one of the last edits back, or do it again; where that can't be, make one."""
+    last = [r for r in seg.undoable() if r.action != "write"][-4:]
+    if len(last) < 4 or rng.random() < 0.3:
+        return rng.choice([merge, cleave, split_supervoxel, split])(seg, rng, mine)
+    edit = rng.choice(last)
+    return {"undo": edit.id, "MutationID": (seg.redo if edit.undone else seg.undo)(edit.id)}
 
 
 def write(seg, rng, mine):
@@ -118,13 +156,15 @@ def branch(seg, rng, mine):
     return {"uuid": mine["child"].uuid, "max": mine["child"]["seg"].max_label()}
 
 
-KINDS = {f.__name__: f for f in (merge, cleave, renumber, write, allocate, branch)}
+KINDS = {
+    f.__name__: f for f in (merge, cleave, renumber, split_supervoxel, split, undo, write, allocate, branch)
+}
 
 
 def work(url, root, *, seed, kinds, svs=SUPERVOXELS, place=0, times=None, name="seg", lenient=True):
     """Edit; says what was acknowledged, what was refused, and what was begun."""
     import dvid_dask
-    from dvid_dask.errors import BadRequest, LockedVersion
+    from dvid_dask.errors import BadRequest, LaterMutations, LockedVersion, NotFound
 
     rng = random.Random(seed)
     ds = dvid_dask.open(url, compact="never")
@@ -139,7 +179,7 @@ def work(url, root, *, seed, kinds, svs=SUPERVOXELS, place=0, times=None, name="
         say("begin", kind)
         try:
             done = KINDS[kind](seg, rng, mine)
-        except (BadRequest, LockedVersion) as error:
+        except (BadRequest, LaterMutations, LockedVersion, NotFound) as error:
             if not lenient:
                 raise
             say("refused", kind, str(error))
@@ -155,7 +195,7 @@ def warm_up():
 
     seg = dvid_dask.create("memory://").new_repo("fly").new_instance("labelmap", "seg", GRID.settings)
     seg.write(initial(), GRID.offset)
-    for edit in (merge, cleave, renumber, write):
+    for edit in (merge, cleave, renumber, split_supervoxel, split, undo, write):
         edit(seg, random.Random(0), {"svs": SUPERVOXELS, "seed": 0, "place": 0})
 
 
@@ -215,8 +255,11 @@ class Editor:
 # ------------------------------------------------------------------ what they left
 
 
-def replay(model, records):
-    """Apply the records of a mutation log in their order; each must be possible where it stands."""
+def replay(model, records, blob=None):
+    """Apply the records of a mutation log in their order; each must be possible where it stands.
+
+    `blob` gives the runs of a split by their reference.
+    """
     for record in records:
         action = record["Action"].removesuffix("-complete")
         if action == "merge":
@@ -232,6 +275,18 @@ def replay(model, records):
             assert record["OrigLabel"] in model.bodies(), record
             assert record["NewLabel"] not in model.bodies(), record
             model.renumber(record["NewLabel"], record["OrigLabel"])
+        elif action in ("split-supervoxel", "split"):
+            runs = rles.decode_srles(blob(record["Split"]))
+            mask = rles.rles_to_mask(runs, GRID.offset, GRID.shape)
+            if action == "split":
+                parts = {int(sv): (p["Split"], p["Remain"]) for sv, p in record["SVSplits"].items()}
+                assert set(np.unique(model.voxels[mask]).tolist()) == set(parts), record
+                assert set(parts) <= set(model.supervoxels(record["Target"])), record
+                model.split(record["Target"], mask, record["NewLabel"], parts)
+            else:
+                sv = record["Supervoxel"]
+                assert sv in model.supervoxels(record["Body"]), record
+                model.split_supervoxel(sv, mask, record["SplitSupervoxel"], record["RemainSupervoxel"])
         else:
             raise AssertionError(f"no such edit was made: {record}")
     return model

@@ -240,7 +240,9 @@ class Model:
         """`parts`: what each supervoxel under the mask is cut into, (split, remain)."""
         for sv, (split, remain) in parts.items():
             self.cut(sv, mask, split, remain)
-            self.mapping[split], self.mapping[remain] = new, body
+            self.mapping[split] = new
+            if self.size(remain):  # an id without voxels is in no mapping
+                self.mapping[remain] = body
         self.named(max([new, *(i for part in parts.values() for i in part)]))
         self.stamp(stamp, body, new)
         told = {str(sv): {"Split": split, "Remain": remain} for sv, (split, remain) in parts.items()}

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import dvid_dask
+from dvid_dask.datatypes.labelmap.mapping import Mapping
 
 from .editors import GRID, KINDS, Editor, matches, prepare, replay, writer_box, written
-from .reads import check_index, check_lists, check_mapping, check_voxels
+from .reads import check_index, check_lists, check_mapping, check_voxels, plain
 
-EDITS = ["merge", "cleave", "renumber"]
+EDITS = ["merge", "cleave", "renumber", "split_supervoxel", "split"]
 
 
 class Victims:
@@ -55,7 +56,7 @@ class Victims:
             for version in ds[self.root].repo.versions.values():
                 assert list(version["seg"].verify()) == []
             done = [words for words in said if words[0] == "done"]
-            edits = [(uuid, what) for _, kind, uuid, what in done if kind in EDITS]
+            edits = [(uuid, what) for _, _, uuid, what in done if "MutationID" in what]
             self.edits += len(done)
             path = self.path_to_tip(ds)
             known = len(self.model.log)
@@ -63,16 +64,13 @@ class Victims:
                 if version.uuid != self.model.uuid:
                     self.model, known = self.model.child(version.uuid), 0
                 records = list(version["seg"].mutations())
-                acknowledged = [what for uuid, what in edits if uuid == version.uuid]
-                new = records[known:]
-                assert len(acknowledged) <= len(new) <= len(acknowledged) + 1
-                for record, what in zip(new, acknowledged, strict=False):
-                    assert matches(record, what)
-                replay(self.model, new)
-            self.settle_voxels(ds[path[-1].uuid]["seg"], done, said, seed)
+                self.log(version["seg"], records[known:], [what for uuid, what in edits if uuid == version.uuid])
             seg = ds[path[-1].uuid]["seg"]
+            if any("undo" in what for _, what in edits) or any(words[:2] == ["begin", "undo"] for words in said):
+                self.adopt(seg)
+            self.settle_voxels(seg, done, said, seed)
             self.model.ids.next = max(self.model.ids.next, seg.next_labels.next)
-            handed_out = [what["last"] for _, kind, _, what in done if kind == "allocate"]
+            handed_out = [what["last"] for _, _, _, what in done if "last" in what]
             assert seg.next_labels.next > max([*handed_out, seg.max_label()])
             self.model.max_label = max(self.model.max_label, *handed_out, seg.max_label())
             for version, older in zip(path[1:], path, strict=False):
@@ -83,6 +81,31 @@ class Victims:
             self.model.stamps = {b: self.stamp(seg, b) for b in self.model.bodies()}
             check_index(seg, self.model)
             self.root = path[-1].uuid
+
+    def log(self, seg, new, acknowledged):
+        """The log has what was acknowledged, and at most one edit more."""
+        told = {r["MutationID"]: r for r in new}
+        known = {what["MutationID"]: what for what in acknowledged}
+        assert len(told.keys() - known.keys()) <= 1
+        undoes = {what["MutationID"] for what in acknowledged if "undo" in what}
+        assert known.keys() - told.keys() <= undoes  # one that joins supervoxels again has no record in DVID's log
+        kept = {r.id: r for r in seg.undoable()}
+        for mutation, what in known.items():
+            if "undo" in what:
+                assert seg.version.locked or kept[what["undo"]].latest >= mutation
+            else:
+                assert matches(told[mutation], what)
+        if not undoes and not any("Undoes" in r or "Redoes" in r for r in new):
+            replay(self.model, new, seg.version.datastore.get_blob)
+        else:
+            self.model.log += [plain(r) for r in new]
+
+    def adopt(self, seg):
+        """After an undo the log alone doesn't tell the state: what is there has to agree with itself."""
+        self.model.voxels = seg.read(GRID.offset, GRID.shape, supervoxels=True)
+        ids = sorted({*self.model.mapping, *self.model.supervoxel_ids(), *range(seg.next_labels.next)})
+        found, values = Mapping(seg.view()).entries(ids)
+        self.model.mapping = {i: v for i, f, v in zip(ids, found.tolist(), values.tolist(), strict=True) if f}
 
     @staticmethod
     def stamp(seg, body):
@@ -105,20 +128,30 @@ class Victims:
         last = max([what["n"] for _, kind, _, what in done if kind == "write"], default=-1)
         start = writer_box(0)
         there = seg.read(GRID.at(start), GRID.block, supervoxels=True)
-        before = self.model.voxels[GRID.box(start, (1, 1, 1))]
+        before = self.model.voxels[GRID.box(start, (1, 1, 1))].copy()
         candidates = [before if last < 0 else written(seed, last), written(seed, last + 1)]
         (found,) = [c for c in candidates if np.array_equal(c, there)][:1]
         if found is not before:
             self.model.write(start, found)
 
 
-ROUNDS = [["merge"], ["cleave", "merge"], ["renumber"], ["write"], ["branch", *EDITS], [*KINDS]]
+ROUNDS = [
+    ["merge"],
+    ["cleave", "merge"],
+    ["renumber"],
+    ["split_supervoxel"],
+    ["split", "merge"],
+    ["write"],
+    ["branch", *EDITS],
+    ["undo"],
+    [*KINDS],
+]
 
 
 def test_kill_in_the_middle(tmp_path):
     with Victims(str(tmp_path / "store")) as victims:
         for seed, kinds in enumerate(ROUNDS):
-            victims.kill(kinds, seed, 0.1 + 0.05 * seed)
+            victims.kill(kinds, seed, 0.1 + 0.03 * seed)
         assert victims.edits > len(ROUNDS)  # the kills came while something was going on
 
 
