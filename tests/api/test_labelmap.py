@@ -305,9 +305,21 @@ def test_counters(client, seg):
     assert client.post(f"{seg}/nextlabel/1").status_code == 400
 
 
-def test_what_comes_later_says_so(client, seg):
-    for keyword in ("fvdb/7", "proximity/7/9"):
-        assert client.get(f"{seg}/{keyword}").status_code == 501
+def test_proximity(client, seg):
+    near = client.get(f"{seg}/proximity/7/9").json()
+    assert near["Labels"] == [7, 9]
+    assert near["Distance"] > 0
+    assert len(near["Points"]) == 2
+    far = client.get(f"{seg}/proximity/7/9", params={"max-distance": "0.5"})
+    assert far.json() is None
+    assert client.get(f"{seg}/proximity/7/9?max-distance=1e6&places=true").json()["Places"]
+    within = client.get(f"{seg}/proximity/7,9").json()
+    assert all(set(found) == {"Block", "Distance"} for found in within)
+    assert client.get(f"{seg}/proximity/7/12345").status_code == 404
+    assert client.get(f"{seg}/proximity/7,12345").status_code == 404
+    for wrong in ("0/9", "7/7", "7/0", "7", "x/9", "7,x", "7,0", "7,7", "7,", "7/9?max-distance=x", "7/9?places=true"):
+        assert client.get(f"{seg}/proximity/{wrong}").status_code == 400, wrong
+    assert client.post(f"{seg}/proximity/7/9").status_code == 400
 
 
 class TestBoundedMemory:

@@ -10,10 +10,23 @@ from . import (  # each adds its keywords to the face
     grids,
     history,
     index,
+    nearness,
     settings,
     sparse,
     voxels,
 )
 from .request import face
 
-__all__ = ["blocks", "bodies", "editing", "face", "grids", "history", "index", "settings", "sparse", "voxels"]
+__all__ = [
+    "blocks",
+    "bodies",
+    "editing",
+    "face",
+    "grids",
+    "history",
+    "index",
+    "nearness",
+    "settings",
+    "sparse",
+    "voxels",
+]

@@ -29,7 +29,6 @@ face = Face(
     "labelmap",
     about="A segmentation of uint64 supervoxels, agglomerated into bodies. Coordinates in paths are x_y_z.",
     common=("tags", "sync", "mutations", "metadata", "resolution", "extents"),
-    planned=("proximity",),
 )
 
 _Labels: Any = list[Annotated[int, msgspec.Meta(ge=0)]] | None

@@ -10,6 +10,7 @@ from dvid_dask.datatypes.labelmap import extents, keys
 from dvid_dask.datatypes.labelmap.methods.grids import Grids
 from dvid_dask.datatypes.labelmap.methods.history import History
 from dvid_dask.datatypes.labelmap.methods.index import IndexAccess
+from dvid_dask.datatypes.labelmap.methods.nearness import Nearness
 from dvid_dask.datatypes.labelmap.methods.tables import Tables
 from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
 from dvid_dask.datatypes.labelmap.methods.writing import VoxelWrites
@@ -19,7 +20,7 @@ __all__ = ["LabelMap"]
 
 
 @register
-class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Tables):
+class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Nearness, Tables):
     """A segmentation at one version. Arrays are (z, y, x) uint64, coordinates voxels, signed 32-bit.
 
     Voxels hold supervoxels; a mapping says which body each belongs to. Indexing reads bodies:

@@ -10,6 +10,7 @@
 `undoing`             undo and redo
 `grids`               bodies as NanoVDB grids
 `history`             what happened
+`nearness`            distances between bodies
 `tables`              index, mapping and log as dataframes
 ====================  ==========================================================
 """
