@@ -138,13 +138,23 @@ def gc(
 def fsck(
     store: StoreArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Finish what killed processes began.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out contents, which take longest.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Check a store, its files and its metadata; exit status 1 where something is wrong."""
+    """Check a store: its files, its metadata, and that the contents of each version agree; exit status 1 where not.
+
+    Of a labelmap: the label index counts the voxels, the mapping and the index tell the same, sums are those of their
+    parts, coarser scales are made of scale 0.
+    """
     datastore = open_store(store, read_only=not repair)
     metadata = datastore.repair() if repair else datastore.check()
     files = datastore.store.fsck()
     reports = {"metadata": _plain(metadata), "files": _plain(files)}
+    agrees = True
+    if files.clean and not quick:
+        contents = datastore.check_contents()
+        reports["contents"] = _plain(contents)
+        agrees = contents.ok
     if json:
         print_json(reports)
     else:
@@ -153,6 +163,11 @@ def fsck(
             _print_facts(report, "  ")
     if not (metadata.ok and files.clean):
         raise DvidError(f"{datastore.url} is damaged: see what is listed above")
+    if not agrees:
+        raise DvidError(
+            f"{datastore.url} is whole, but contents disagree: see what is listed above. Clients that load blocks, "
+            "indices and scales separately may have asked for that"
+        )
     if metadata.unfinished and not json:
         say("Nothing is damaged. What is unfinished, `dvid-dask fsck --repair` finishes.")
 

@@ -198,6 +198,10 @@ class Datatype:
         if feed:
             feed.tell([Message(self.repo.root, self.info.data_uuid, record)])
 
+    def disagreements(self) -> Iterator[str]:
+        """What of the instance at this version contradicts something else of it, in words. The default has nothing."""
+        return iter(())
+
     def on_event(self, m: Mutation, event: object) -> None:
         """Take part in the commit of an instance this one follows. The default does nothing."""
 

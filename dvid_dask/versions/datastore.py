@@ -27,6 +27,7 @@ from dvid_dask.versions.state import State
 if TYPE_CHECKING:
     from dvid_dask.store import Store, Tree
     from dvid_dask.versions.check import CheckReport
+    from dvid_dask.versions.contents import ContentsReport
     from dvid_dask.versions.repo import Repo
     from dvid_dask.versions.version import Version
 
@@ -453,6 +454,20 @@ class Datastore:
         from dvid_dask.versions.check import check
 
         return check(self)
+
+    def check_contents(self, *, progress: Callable[[str], object] | None = None) -> ContentsReport:
+        """Look for contents of instances that disagree: a label index with its voxels, coarser scales with scale 0 ...
+
+        Reads all that is stored, versions that share it once, in bounded memory. Changes nothing.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the name of what is looked at next.
+        """
+        from dvid_dask.versions.contents import check_contents
+
+        return check_contents(self, progress=progress)
 
     def repair(self, *, drop_orphans: bool = False) -> CheckReport:
         """Finish what a killed process began and report what is left.

@@ -54,6 +54,10 @@ class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Nearness, Tabl
         """What in this version doesn't agree: index, voxels, mapping, sums, scales. Nothing, if all is well."""
         return verify(self.view(), self.layout, indexed=self.indexed)
 
+    def disagreements(self) -> Iterator[str]:
+        """`verify`, in words."""
+        return (f"{problem.kind}: {problem.text}" for problem in self.verify())
+
     # ------------------------------------------------------------------ versions against each other
 
     def describe_change(self, key: bytes) -> Any:
