@@ -33,9 +33,7 @@ _MERGED = 1 << 7  # partitions that end in one of the result
 _NUMBERS = ("faces_z", "faces_y", "faces_x")
 
 
-def contacts(
-    instance: Datatype, bodies: ArrayLike | None = None, *, scale: int = 0, supervoxels: bool = False
-) -> Any:
+def contacts(instance: Datatype, bodies: ArrayLike | None = None, *, scale: int = 0, supervoxels: bool = False) -> Any:
     """Contact area of all pairs of bodies that touch, as a dask dataframe: nothing is read until it is computed.
 
     Two voxels touch where they share a face. Voxels are read brick by brick with one layer of their neighbours; what

@@ -20,6 +20,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import compressed_segmentation
+from dvid_dask.formats.compression import gzip_compress
 from dvid_dask.formats.sharding import Sharding, choose_sharding, chunk_ids
 from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
@@ -137,8 +138,11 @@ class LabelChunks:
 
         if self.sharding is None:
             return ts.KvStore.open(self.url).result()
-        spec = {"driver": "neuroglancer_uint64_sharded", "base": self.url, "metadata": self.sharding.to_json()}
-        return ts.KvStore.open(spec).result()
+        # chunks come gzipped already: the driver compresses at the highest level, which takes longer than all the rest
+        metadata = {**self.sharding.to_json(), "data_encoding": "raw"}
+        return ts.KvStore.open(
+            {"driver": "neuroglancer_uint64_sharded", "base": self.url, "metadata": metadata}
+        ).result()
 
     def _encode(self, coords: NDArray[np.int32], blocks: list[bytes], mapping: Mapping | None) -> list[bytes | None]:
         block = np.array(self.layout.block_shape)
@@ -147,9 +151,11 @@ class LabelChunks:
         if mapping is not None:
             joined, ends = tables_of(blocks)
             tables = np.split(mapping.bodies(joined), ends[1:-1])
-        return parallel(
-            lambda one: compressed_segmentation.from_label_block(*one), list(zip(blocks, tables, shapes, strict=True))
-        )
+        return parallel(self._chunk, list(zip(blocks, tables, shapes, strict=True)))
+
+    def _chunk(self, given: tuple[bytes, NDArray[np.uint64] | None, list[int]]) -> bytes | None:
+        chunk = compressed_segmentation.from_label_block(*given)
+        return chunk if chunk is None or self.sharding is None else gzip_compress(chunk)
 
     def _keys(self, coords: NDArray[np.int32]) -> list[Any]:
         block = np.array(self.layout.block_shape, np.int64)

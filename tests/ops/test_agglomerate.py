@@ -369,9 +369,10 @@ def test_history_tells_edits_by_table():
     told = list(seg.body_history(1, begin))
     assert [t["Action"] for t in told] == ["merge", "cleave"]
     assert told[0]["Labels"] == [2, 3]
-    assert seg.header(1).stamp.mutation == next(r for r in seg.mutations() if r["Action"] == "cleave-complete")[
-        "MutationID"
-    ]
+    assert (
+        seg.header(1).stamp.mutation
+        == next(r for r in seg.mutations() if r["Action"] == "cleave-complete")["MutationID"]
+    )
 
 
 BAD_EDITS = {

@@ -37,9 +37,7 @@ def test_worker_processes(disk, client, monkeypatch):  # noqa: F811
     ops.agglomerate(seg, table, client=client, progress=False)
     mapping = dict(table.tolist())
     check(seg, volume, mapping)
-    report = ops.edit(
-        seg, merges=[[1, 2]], cleaves=[[3, 3, 7]], renumber=[[4, 4000]], client=client, progress=False
-    )
+    report = ops.edit(seg, merges=[[1, 2]], cleaves=[[3, 3, 7]], renumber=[[4, 4000]], client=client, progress=False)
     (new,) = report.cleaved.new_body
     back = {sv: {2: 1, 4: 4000}.get(b, b) for sv, b in mapping.items()} | {3: int(new)}
     assert bodies_of(seg) == expected(volume, back)

@@ -1,6 +1,6 @@
 """What a served labelmap answers over HTTP, beside what DVID answered on two cores.
 
-    python benchmarks/http.py [--quick] [--volume FILE.npz] [--folder FOLDER] [--only NAME ...] [--processes N]
+    python benchmarks/http_api.py [--quick] [--volume FILE.npz] [--folder FOLDER] [--only NAME ...] [--processes N]
 
 Starts `dvid-dask serve` in a process of its own and asks it from others, over sockets, clients and server sharing the
 machine's cores. DVID's figures were taken on two cores with a real volume of 512^3 voxels; without `--volume` (an .npz
