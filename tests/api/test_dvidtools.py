@@ -1,4 +1,4 @@
-"""dvidtools, a client that others wrote for DVID, against this server: what it asks of segmentations, ROIs and versions.
+"""dvidtools, a client that others wrote for DVID: what it asks of segmentations, ROIs and versions of this server.
 
 It is no part of the package: it runs here as any user's client does.
 """
