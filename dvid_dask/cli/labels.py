@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.labelmap import LabelMap
 
 app = typer.Typer(
-    help="Labelmaps: dump, shards, NanoVDB, image stacks, counters of ids, blocks and bodies.",
+    help="Labelmaps: tables of edits, dump, shards, NanoVDB, image stacks, counters of ids, blocks and bodies.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -355,3 +355,66 @@ def blocks(
                 file.write(write_record(x, y, z, block_to_payload(stored, "blocks", table=table)))
                 count += 1
     say(f"wrote {count:,} blocks to {path}")
+
+
+# ------------------------------------------------------------------ many edits
+
+
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="Path or URL: .parquet, .csv or .npy.", show_default=False)
+]
+TableOption = Annotated[str | None, typer.Option(metavar="TABLE", help="Path or URL: .parquet, .csv or .npy.")]
+By = Annotated[str, typer.Option(help="Who asks, for the mutation log.")]
+
+
+@app.command()
+def agglomerate(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    table: TableArgument,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out supervoxels that don't exist, rather than refuse.")
+    ] = False,
+    user: By = "",
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Give supervoxels the bodies that a table names in columns supervoxel and body; others keep theirs.
+
+    The change is seen all at once, at the end. A run that was killed goes on when started again.
+    """
+    from dvid_dask import ops
+
+    target = _labelmap(store, version, instance, read_only=False)
+    with cluster(workers, scheduler):
+        say(str(ops.agglomerate(target, table, unknown="skip" if skip_unknown else "error", user=user)))
+
+
+@app.command()
+def edit(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    merges: TableOption = None,
+    cleaves: TableOption = None,
+    renumber: TableOption = None,
+    user: By = "",
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Merge, cleave and renumber bodies by table; all of it is seen at once, at the end.
+
+    Columns: of merges target and merged, of cleaves body, supervoxel and group, of renumber old and new. Prints the new
+    bodies that were cleaved off.
+    """
+    from dvid_dask import ops
+
+    if merges is None and cleaves is None and renumber is None:
+        raise BadRequest("nothing to do: name a table with --merges, --cleaves or --renumber")
+    target = _labelmap(store, version, instance, read_only=False)
+    with cluster(workers, scheduler):
+        report = ops.edit(target, merges=merges, cleaves=cleaves, renumber=renumber, user=user)
+    for row in report.cleaved.itertuples(index=False):
+        print(row.body, row.group, row.new_body)
+    say(str(report))

@@ -230,3 +230,17 @@ def test_blocks_of_a_body(cli, store, seg, volume, tmp_path):
 def test_other_datatypes_are_refused(cli, store):
     cli("node", "new-instance", store, "master", "keyvalue", "notes")
     assert "not a labelmap" in cli("labels", "index", store, "master", "notes", 1, code=1).err
+
+
+def test_tables_of_edits(cli, store, seg, volume, tmp_path):
+    table = tmp_path / "table.csv"
+    svs = np.unique(volume[volume > 0])
+    table.write_text("supervoxel,body\n" + "".join(f"{sv},{svs[0]}\n" for sv in svs) + "987654,1\n")
+    assert "987654" in cli("labels", "agglomerate", store, "master", "seg", table, code=1).err
+    assert "1 unknown" in cli("labels", "agglomerate", store, "master", "seg", table, "--skip-unknown").out
+    assert list(seg.bodies()) == [svs[0]]
+    table.write_text(f"body,supervoxel,group\n{svs[0]},{svs[1]},4\n")
+    body, group, new = cli("labels", "edit", store, "master", "seg", "--cleaves", table).out.split()[:3]
+    assert (int(body), group) == (svs[0], "4")
+    assert list(seg.bodies()) == [svs[0], int(new)]
+    assert "nothing to do" in cli("labels", "edit", store, "master", "seg", code=1).err
