@@ -16,7 +16,7 @@ nobody reads, so it doesn't matter that index and mapping disagree between the p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
-from dvid_dask.datatypes.labelmap.moves import Taken, give, take, taken
+from dvid_dask.datatypes.labelmap.moves import Taken, TakenFromSmall, give, take, taken
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
@@ -46,6 +46,7 @@ _ROWS_PER_PARTITION = 1 << 17
 _FLUSH_ROWS = 1 << 18
 _BATCH_ROWS = 1 << 20
 _EXAMPLES = 5
+_NONE = np.empty(0, np.uint64)
 
 
 def partitions_for(rows: int) -> int:
@@ -154,7 +155,12 @@ class Moves:
         order = np.lexsort((supervoxel, old))
         out = _Out(self, partition)
         changes: list[tuple[Taken, NDArray[np.uint64]]] = []
+        many: list[TakenFromSmall] = []
         for body in taken(space, old[order], supervoxel[order], new[order]):
+            if isinstance(body, TakenFromSmall):
+                out.add_small(body)
+                many.append(replace(body, rows=Rows.empty(), to=_NONE))  # its rows are on their way
+                continue
             out.add(body)
             leaving = body.supervoxel[(body.new != np.uint64(body.body)) & (body.voxels > 0)]
             if len(leaving):
@@ -163,6 +169,11 @@ class Moves:
         stamp = self.stamp
 
         def step(_: Mutation, tx: TxSpace) -> Result:
+            for part in many:
+                for gone in part.gone.tolist():
+                    tx.delete(keys.body(gone))
+                for label, leaving in part.rest:
+                    take(tx, label, leaving, stamp)
             for body, leaving in changes:
                 if body.whole and not body.paged:
                     tx.delete(keys.body(body.body))
@@ -249,6 +260,23 @@ class _Out:
             self._sizes.append(
                 (np.full(len(new), body.body, np.uint64), new, sums, np.full(len(new), body.voxels_before, np.uint64))
             )
+
+    def add_small(self, part: TakenFromSmall) -> None:
+        """All that leaves many small bodies."""
+        self._rows.append(part.rows)
+        self._to.append(part.to)
+        self._held += len(part.rows)
+        if self._held >= _FLUSH_ROWS:
+            self._flush_rows()
+        has = part.voxels > 0
+        real = has & (part.new != part.body)
+        self._named.append((part.supervoxel[real], part.body[real], part.new[real]))
+        self._absent.append((part.supervoxel[~has], part.body[~has], part.new[~has]))
+        if self._job.must_remain and real.any():
+            pairs = np.stack([part.body[real], part.new[real]], axis=1)
+            pairs, first, where = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+            sums = np.bincount(where.reshape(-1), part.voxels[real].astype(np.float64)).astype(np.uint64)
+            self._sizes.append((pairs[:, 0], pairs[:, 1], sums, part.voxels_before[real][first]))
 
     def _check(self, body: Taken) -> None:
         if not body.exists and body.asked_whole:

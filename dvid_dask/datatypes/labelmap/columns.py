@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["pack", "pack_groups", "unpack"]
+__all__ = ["pack", "pack_groups", "unpack", "unpack_groups"]
 
 _ZSTD_FROM = 160  # below this many bytes zstd gains nothing
 _ZSTD_LEVEL = 1
@@ -105,6 +105,17 @@ def _unpack(buf: NDArray[np.uint8], table: NDArray[np.uint64]) -> bool:
     return True
 
 
+@kernel
+def _unpack_groups(
+    buf: NDArray[np.uint8], edges: NDArray[np.int64], starts: NDArray[np.int64], table: NDArray[np.uint64]
+) -> bool:
+    """`_unpack` of tables one after the other: bytes from edges[i], rows from starts[i]."""
+    good = True
+    for g in range(edges.size - 1):
+        good &= _unpack(buf[edges[g] : edges[g + 1]], table[:, starts[g] : starts[g + 1]])
+    return good
+
+
 def _finish(body: memoryview | bytes) -> bytes:
     if len(body) >= _ZSTD_FROM:
         packed = zstd_compress(body, _ZSTD_LEVEL)
@@ -146,14 +157,8 @@ def pack(columns: Sequence[NDArray[np.uint64]]) -> bytes:
     return pack_groups(table, np.array([0, table.shape[1]]))[0]
 
 
-def unpack(data: bytes | memoryview, columns: int) -> NDArray[np.uint64]:
-    """The table as uint64 (columns, rows).
-
-    Raises
-    ------
-    DamagedDataError
-        If the bytes are not such a table.
-    """
+def _opened(data: bytes | memoryview, columns: int) -> tuple[memoryview, int]:
+    """The bytes of a table without compression, and its rows."""
     view = memoryview(data)
     if len(view) < 1 or view[0] > 1:
         raise DamagedDataError("a stored table of the label index starts with neither 0 nor 1")
@@ -168,9 +173,51 @@ def unpack(data: bytes | memoryview, columns: int) -> NDArray[np.uint64]:
     rows = int.from_bytes(body[:4], "little")
     if rows * columns * 8 > _MAX_BYTES:
         raise DamagedDataError(f"a stored table of the label index claims {rows} rows")
+    return body, rows
+
+
+def unpack(data: bytes | memoryview, columns: int) -> NDArray[np.uint64]:
+    """The table as uint64 (columns, rows).
+
+    Raises
+    ------
+    DamagedDataError
+        If the bytes are not such a table.
+    """
+    body, rows = _opened(data, columns)
     table = np.empty((columns, rows), np.uint64)
     buf = np.frombuffer(body, np.uint8)
     buf.flags.writeable = False
     if not _unpack(buf, table):
         raise DamagedDataError("a stored table of the label index is cut off")
     return table
+
+
+def unpack_groups(data: Sequence[bytes | memoryview], columns: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Many tables in one compiled call; the inverse of `pack_groups`.
+
+    Returns
+    -------
+    table, starts
+        uint64 (columns, rows) of all, and int64 (groups + 1,): where each begins and ends.
+
+    Raises
+    ------
+    DamagedDataError
+        As `unpack`.
+
+    Examples
+    --------
+    >>> packed = pack_groups(np.arange(6, dtype=np.uint64).reshape(2, 3), np.array([0, 1, 3]))
+    >>> table, starts = unpack_groups(packed, 2)
+    >>> table.tolist(), starts.tolist()
+    ([[0, 1, 2], [3, 4, 5]], [0, 1, 3])
+    """
+    opened = [_opened(part, columns) for part in data]
+    starts = np.array([0, *itertools.accumulate(rows for _, rows in opened)], np.int64)
+    edges = np.array([0, *itertools.accumulate(len(body) for body, _ in opened)], np.int64)
+    table = np.empty((columns, int(starts[-1])), np.uint64)
+    buf = np.frombuffer(b"".join(body for body, _ in opened), np.uint8)
+    if not _unpack_groups(buf, edges, starts, table):
+        raise DamagedDataError("a stored table of the label index is cut off")
+    return table, starts

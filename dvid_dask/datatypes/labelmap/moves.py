@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.columns import unpack
+from dvid_dask.datatypes.labelmap.columns import unpack_groups
 from dvid_dask.datatypes.labelmap.index import Header, Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows
 from dvid_dask.datatypes.labelmap.threads import batches
+from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["WHOLE", "Taken", "give", "take", "taken"]
+__all__ = ["WHOLE", "Taken", "TakenFromSmall", "give", "take", "taken"]
 
 WHOLE = 0
 """Instead of a supervoxel: all of a body."""
@@ -72,10 +73,37 @@ class Taken:
     rows: Iterator[tuple[Rows, NDArray[np.uint64]]]
 
 
+@dataclass(frozen=True)
+class TakenFromSmall:
+    """What leaves many bodies of which each index is one record.
+
+    Attributes
+    ----------
+    body, supervoxel, new, voxels, voxels_before
+        uint64 (n,): as those of `Taken`, for each supervoxel that was named.
+    gone
+        Bodies of which nothing remains.
+    rest
+        Of the others each with the supervoxels that leave it.
+    rows, to
+        Rows that leave, and the body that each goes to.
+    """
+
+    body: NDArray[np.uint64]
+    supervoxel: NDArray[np.uint64]
+    new: NDArray[np.uint64]
+    voxels: NDArray[np.uint64]
+    voxels_before: NDArray[np.uint64]
+    gone: NDArray[np.uint64]
+    rest: list[tuple[int, NDArray[np.uint64]]]
+    rows: Rows
+    to: NDArray[np.uint64]
+
+
 def taken(
     space: AnySpace, body: NDArray[np.uint64], supervoxel: NDArray[np.uint64], new: NDArray[np.uint64]
-) -> Iterator[Taken]:
-    """What moves take from bodies, body after body; nothing is changed.
+) -> Iterator[Taken | TakenFromSmall]:
+    """What moves take from bodies; nothing is changed. Small bodies come many at once.
 
     Parameters
     ----------
@@ -89,8 +117,67 @@ def taken(
     ends = np.append(starts[1:], len(body)).tolist()[: len(bodies)]
     for batch in batches(zip(bodies.tolist(), starts.tolist(), ends, strict=True), _BODIES):
         records = space.get_many([keys.body(b) for b, _, _ in batch])
+        small: list[tuple[int, int, int, bytes]] = []  # begin and end of what is named, voxels, rows
         for (label, a, b), record in zip(batch, records, strict=True):
+            if record is not None and supervoxel[a] != WHOLE:
+                voxels, paged, end = Header.peek(record)
+                if not paged:
+                    small.append((a, b, voxels, record[end:]))
+                    continue
             yield _taken(space, label, record, supervoxel[a:b], new[a:b])
+        if small:
+            yield _from_small(small, body, supervoxel, new)
+
+
+@kernel
+def _find(
+    starts: NDArray[np.int64],
+    held: NDArray[np.uint64],
+    first: NDArray[np.int64],
+    named: NDArray[np.uint64],
+    at: NDArray[np.int64],
+) -> None:
+    """For each id held by group g its place among the ascending ids named of the group; -1 where there is none."""
+    for g in range(starts.size - 1):
+        for i in range(starts[g], starts[g + 1]):
+            low, high = first[g], first[g + 1]
+            while low < high:
+                middle = (low + high) // 2
+                if named[middle] < held[i]:
+                    low = middle + 1
+                else:
+                    high = middle
+            at[i] = low if low < first[g + 1] and named[low] == held[i] else -1
+
+
+def _from_small(
+    small: list[tuple[int, int, int, bytes]],
+    body: NDArray[np.uint64],
+    supervoxel: NDArray[np.uint64],
+    new: NDArray[np.uint64],
+) -> TakenFromSmall:
+    sizes = np.array([b - a for a, b, _, _ in small])
+    first = np.append(0, np.cumsum(sizes))
+    chosen = np.concatenate([np.arange(a, b) for a, b, _, _ in small])
+    body, supervoxel, new = body[chosen], supervoxel[chosen], new[chosen]
+    table, starts = unpack_groups([value for *_, value in small], COLUMNS)
+    at = np.empty(table.shape[1], np.int64)
+    _find(starts, table[3], first, supervoxel, at)
+    leaves = new != body
+    named = at >= 0
+    goes = named & leaves[at]
+    voxels = np.bincount(at[named], table[4][named].astype(np.float64), len(body)).astype(np.uint64)
+    before = np.append(0, np.cumsum(goes))
+    going = before[starts[1:]] - before[starts[:-1]]
+    whole = going == np.diff(starts)
+    bodies = body[first[:-1]]
+    rest = [
+        (int(bodies[g]), supervoxel[first[g] : first[g + 1]][(leaves & (voxels > 0))[first[g] : first[g + 1]]])
+        for g in np.flatnonzero((going > 0) & ~whole).tolist()
+    ]
+    had = np.array([v for _, _, v, _ in small], np.uint64).repeat(sizes)
+    rows = Rows.from_table(table[:, goes])
+    return TakenFromSmall(body, supervoxel, new, voxels, had, bodies[whole & (going > 0)], rest, rows, new[at[goes]])
 
 
 def _taken(
@@ -99,7 +186,7 @@ def _taken(
     all_of_it = int(wanted[0]) == WHOLE
     if record is None:
         return Taken(body, False, all_of_it, wanted, new, np.zeros(len(wanted), np.uint64), 0, False, False, iter(()))
-    header, end = Header.decode(record)
+    header, _ = Header.decode(record)
     index = Index(space)
     if all_of_it:
         held = index.supervoxels(body)
@@ -110,15 +197,6 @@ def _taken(
         to = np.full(len(ids), target, np.uint64)
         return Taken(body, True, True, ids, to, voxels, header.voxels, True, header.paged, moving)
     leaves = new != np.uint64(body)
-    if not header.paged:
-        rows = Rows.from_table(unpack(memoryview(record)[end:], COLUMNS))
-        at = np.minimum(np.searchsorted(wanted, rows.supervoxel), len(wanted) - 1)
-        named = wanted[at] == rows.supervoxel
-        voxels = np.bincount(at[named], rows.count[named], len(wanted)).astype(np.uint64)
-        goes = named & leaves[at]
-        everything = bool(goes.all())
-        gone = [(rows, new[at])] if everything else [(rows[goes], new[at[goes]])]
-        return Taken(body, True, False, wanted, new, voxels, header.voxels, everything, False, iter(gone))
     voxels = index.voxels_of(body, wanted)
     everything = int((leaves & (voxels > 0)).sum()) == header.supervoxels
     chosen = (Rows.concatenate(p) for p in batches(index.scan_rows_of(body, wanted[leaves & (voxels > 0)]), _PAGES))
