@@ -3,7 +3,7 @@
     python benchmarks/proofreading.py [--quick | --long] [--folder FOLDER] [--only NAME ...]
 
 The label index and the mapping are written as they are kept; there are no voxels, since no edit here touches one. What
-is compared is done in turns, so that a busy machine is busy for both. Targets are those of docs/design/labels.md.
+is compared is done in turns, so that a busy machine is busy for both. Targets are those of docs/design/speed.md.
 """
 
 from __future__ import annotations

@@ -108,17 +108,38 @@ class Body:
     async def _take(self, want: int) -> None:
         """Receive until ``want`` bytes are pending or the body has ended."""
         while not self._ended and len(self._pending) < want:
-            message = None
-            with anyio.move_on_after(self._timeout):
-                message = await self._receive()
-            if message is None:
-                raise BrokenBody(f"no more of the body came within {self._timeout:g} seconds")
-            if message["type"] == "http.disconnect":
-                raise BrokenBody("the client left before the end of the body")
-            self._pending += message.get("body", b"")
-            self._ended = not message.get("more_body", False)
-        if self._ended and self.length is not None and self._taken + len(self._pending) < self.length:
-            raise BrokenBody(f"the body ends after {self._taken + len(self._pending)} of {self.length} bytes")
+            self._pending += await self._next()
+        self._check_end(len(self._pending))
+
+    async def _fill(self, room: memoryview) -> int:
+        """Receive into ``room`` until it is full or the body has ended; returns how many bytes."""
+        at = min(len(self._pending), len(room))
+        room[:at] = self._pending[:at]
+        del self._pending[:at]
+        while not self._ended and at < len(room):
+            part = await self._next()
+            fits = min(len(part), len(room) - at)
+            room[at : at + fits] = part[:fits]
+            self._pending += part[fits:]
+            at += fits
+        self._check_end(at + len(self._pending))
+        return at
+
+    async def _next(self) -> bytes:
+        message = None
+        with anyio.move_on_after(self._timeout):
+            message = await self._receive()
+        if message is None:
+            raise BrokenBody(f"no more of the body came within {self._timeout:g} seconds")
+        if message["type"] == "http.disconnect":
+            raise BrokenBody("the client left before the end of the body")
+        self._ended = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+    def _check_end(self, more: int) -> None:
+        if self._ended and self.length is not None and self._taken + more < self.length:
+            raise BrokenBody(f"the body ends after {self._taken + more} of {self.length} bytes")
 
     def read(self, n: int = -1) -> bytes:
         """The next ``n`` bytes, fewer only at the end; ``-1`` = all that is left, within the server's limit.
@@ -140,6 +161,23 @@ class Body:
         del self._pending[: len(out)]
         self._taken += len(out)
         return out
+
+    def readinto(self, room: memoryview) -> int:
+        """Fill a buffer with the next bytes, each copied once; returns how many, fewer than fit only at the end.
+
+        Raises
+        ------
+        BrokenBody
+            The client left or fell silent before the end.
+        """
+        if self._ended or len(self._pending) >= len(room):
+            n = min(len(self._pending), len(room))
+            room[:n] = self._pending[:n]
+            del self._pending[:n]
+        else:
+            n = anyio.from_thread.run(self._fill, room)
+        self._taken += n
+        return n
 
     def chunks(self, size: int = 1 << 20) -> Iterator[bytes]:
         """The rest in pieces of ``size`` bytes."""

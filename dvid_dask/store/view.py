@@ -94,8 +94,8 @@ class View:
         self._manifest = manifest
         self._rover = rover
         self._cuts = cuts or Cuts()
-        self._memo = memo
-        self._epoch = 0 if memo is None else memo.epoch
+        self._memo = Memo() if memo is None else memo
+        self._epoch = self._memo.epoch
         self._lock = threading.Lock()
         self._own: ts.KvStore | None = None
         self._sealed: tuple[bool, bytes] | None = None
@@ -157,8 +157,6 @@ class View:
             then, and about how many bytes it takes.
         """
         memo = self._memo
-        if memo is None:
-            return [decode(key, value)[0] for key, value in zip(keys, self.get_many(keys), strict=True)]
         found = [memo.get(kind, key, self._epoch) for key in keys]
         missing = [i for i, held in enumerate(found) if held is None]
         for i, value in zip(missing, self.get_many([keys[i] for i in missing]), strict=True):

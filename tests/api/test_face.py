@@ -43,15 +43,23 @@ def in_thread(fn):
 
 
 @settings(deadline=None)
-@given(st.lists(st.binary(max_size=50), max_size=8), st.lists(st.integers(0, 60), max_size=12), st.booleans())
+@given(
+    st.lists(st.binary(max_size=50), max_size=8),
+    st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=12),
+    st.booleans(),
+)
 def test_a_body_is_the_same_however_it_comes_and_is_read(pieces, reads, announced):
     whole = b"".join(pieces)
     body = body_of(pieces, len(whole) if announced and whole else None)
 
     def read():
         out = []
-        for n in reads:
-            out.append(body.read(n))
+        for n, into in reads:
+            if into:
+                room = bytearray(n)
+                out.append(bytes(room[: body.readinto(memoryview(room))]))
+            else:
+                out.append(body.read(n))
             assert len(out[-1]) <= n
         return b"".join(out) + body.read()
 
@@ -61,9 +69,20 @@ def test_a_body_is_the_same_however_it_comes_and_is_read(pieces, reads, announce
 def test_reads_are_short_only_at_the_end():
     body = body_of([b"ab", b"c", b"defg"])
     assert in_thread(lambda: [body.read(3), body.read(3), body.read(3), body.read(3)]) == [b"abc", b"def", b"g", b""]
+    body, room = body_of([b"ab", b"c", b"defg"]), bytearray(3)
+    assert in_thread(lambda: [body.readinto(memoryview(room)) for _ in range(4)]) == [3, 3, 1, 0]
+    assert room == b"gef"
 
 
-@pytest.mark.parametrize("read", [lambda b: b.read(), lambda b: b.read(100), lambda b: list(b.chunks(2))])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda b: b.read(),
+        lambda b: b.read(100),
+        lambda b: list(b.chunks(2)),
+        lambda b: b.readinto(memoryview(bytearray(100))),
+    ],
+)
 def test_a_client_that_leaves_is_an_error(read):
     with pytest.raises(BrokenBody, match="left"):
         in_thread(lambda: read(body_of([b"abc"], 10, leaves=True)))
@@ -72,6 +91,8 @@ def test_a_client_that_leaves_is_an_error(read):
 def test_a_body_shorter_than_announced_is_an_error():
     with pytest.raises(BrokenBody, match="3 of 10"):
         in_thread(lambda: body_of([b"abc"], 10).read())
+    with pytest.raises(BrokenBody, match="3 of 10"):
+        in_thread(lambda: body_of([b"abc"], 10).readinto(memoryview(bytearray(5))))
 
 
 def test_a_silent_client_is_an_error():

@@ -198,6 +198,7 @@ class VoxelBody:
         self.nbytes, self.taken = nbytes, 0
         body = call.body
         self._read: Callable[[int], bytes] = body.read
+        self._plain = None if compression else body.readinto
         if compression == "" and body.length is not None and body.length != nbytes:
             raise BadRequest(f"the body has {body.length} bytes; a box of this size has {nbytes}")
         if compression == "gzip":
@@ -208,8 +209,14 @@ class VoxelBody:
             packed = body.all(limit=nbytes + nbytes // 255 + 64)
             self._read = io.BytesIO(lz4_decompress(packed, nbytes)).read
 
-    def take(self, n: int) -> bytes:
+    def take(self, n: int) -> bytes | bytearray:
         """The next n bytes."""
+        if self._plain is not None:
+            room = bytearray(n)
+            got = self._plain(memoryview(room))
+            self.taken += got
+            self._check(n - got)
+            return room
         parts, left = [], n
         try:
             while left and (part := self._read(min(left, 1 << 22))):
@@ -218,9 +225,12 @@ class VoxelBody:
         except (OSError, EOFError, zlib.error) as e:
             raise BadRequest(f"the body is no intact gzip file: {e}") from None
         self.taken += n - left
-        if left:
-            raise BadRequest(f"the body ends after {self.taken} bytes of voxels; a box of this size has {self.nbytes}")
+        self._check(left)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check(self, missing: int) -> None:
+        if missing:
+            raise BadRequest(f"the body ends after {self.taken} bytes of voxels; a box of this size has {self.nbytes}")
 
     def end_if_complete(self) -> None:
         """After the last voxel nothing may follow."""

@@ -50,6 +50,7 @@ BUCKET = 128
 """Supervoxels per bucket, on average."""
 
 _BATCH = 256  # pages read at a time
+_MOVED = 32  # pages whose rows are moved to another body at a time
 _BOX_LIMIT = 4096  # regions of a supervoxel's box that are looked up one by one
 
 _FIXED = struct.Struct("<BQQQQIQHHH")
@@ -649,7 +650,7 @@ class Index:
         if record is None:
             return
         parts = self.scan_rows(source)
-        for batch in _batches(parts):
+        for batch in _batches(parts, _MOVED):
             self.update(target, Rows.concatenate(list(batch)), stamp=stamp, surface=surface)
         self.delete(source)
 

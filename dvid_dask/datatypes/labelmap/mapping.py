@@ -45,7 +45,7 @@ def _page(_: bytes, value: bytes | None) -> tuple[Page, int]:
 
 
 class Mapping:
-    """The mapping in one state of the instance's key space; pages read are kept as long as this object.
+    """The mapping in one state of the instance's key space.
 
     Parameters
     ----------
@@ -55,7 +55,6 @@ class Mapping:
 
     def __init__(self, space: AnySpace) -> None:
         self._space = space
-        self._pages: dict[int, Page] = {}
         self._none: bool | None = None
 
     @property
@@ -79,18 +78,19 @@ class Mapping:
             return found, values
         unique, where = np.unique(wanted, return_inverse=True)
         numbers = unique >> _BITS
-        chosen = numbers[np.r_[True, numbers[1:] != numbers[:-1]]].tolist()
-        self._load(chosen)
-        pages = [self._pages[n] for n in chosen]
-        hit, value = _entries_in(np.concatenate([p[0] for p in pages]), np.concatenate([p[1] for p in pages]), unique)
+        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1], True])
+        hit, value = np.empty(len(unique), np.bool_), np.empty(len(unique), np.uint64)
+        for at in range(0, len(starts) - 1, _PAGES):  # pages are decoded so many at a time
+            edges = starts[at : at + _PAGES + 1]
+            pages = self._pages(numbers[edges[:-1]].tolist())
+            part = slice(edges[0], edges[-1])
+            have, bodies = (np.concatenate([page[column] for page in pages]) for column in (0, 1))
+            hit[part], value[part] = _entries_in(have, bodies, unique[part])
         found[:], values[:] = hit[where], value[where]
         return found, values
 
-    def _load(self, numbers: list[int]) -> None:
-        missing = [n for n in numbers if n not in self._pages]
-        if missing:
-            pages = self._space.decoded("mapping", [keys.mapping(n) for n in missing], _page)
-            self._pages.update(zip(missing, pages, strict=True))
+    def _pages(self, numbers: list[int]) -> list[Page]:
+        return self._space.decoded("mapping", [keys.mapping(n) for n in numbers], _page)
 
     def bodies(self, supervoxels: ArrayLike) -> NDArray[np.uint64]:
         """Body of each supervoxel, by the mapping alone: ids without entry stay, retired ones give 0.
