@@ -50,7 +50,6 @@ BUCKET = 128
 """Supervoxels per bucket, on average."""
 
 _BATCH = 256  # pages read at a time
-_MOVED = 32  # pages whose rows are moved to another body at a time
 _BOX_LIMIT = 4096  # regions of a supervoxel's box that are looked up one by one
 
 _FIXED = struct.Struct("<BQQQQIQHHH")
@@ -645,14 +644,37 @@ class Index:
             self.update(body, rows, stamp=stamp)
 
     def move(self, source: int, target: int, *, stamp: Stamp, surface: int | None) -> None:
-        """Add all rows of a body to another and delete its index; page by page."""
-        record = self._record(source)
-        if record is None:
+        """Add all rows of a body to another and delete its index; page by page.
+
+        A body that is new gets the pages as they are, and the supervoxel table too: it knows nothing of the body's id.
+        """
+        value = self._space.get(keys.body(source))
+        if value is None:
             return
-        parts = self.scan_rows(source)
-        for batch in _batches(parts, _MOVED):
-            self.update(target, Rows.concatenate(list(batch)), stamp=stamp, surface=surface)
+        header, _ = Header.decode(value)
+        if header.paged and self._space.get(keys.body(target)) is None:
+            self._copy_pages(source, target, surface)
+            self._tx.put(keys.body(target), replace(header, stamp=stamp).encode())
+        else:
+            for batch in _batches(self.scan_rows(source)):
+                self.update(target, Rows.concatenate(batch), stamp=stamp, surface=surface)
         self.delete(source)
+
+    def _copy_pages(self, source: int, target: int, surface: int | None) -> None:
+        tx = self._tx
+        for batch in _batches(self.regions(source), 32):
+            regions = np.array(batch, np.int32)
+            values = tx.get_many(keys.page_keys(source, regions))
+            for key, page in zip(keys.page_keys(target, regions), values, strict=True):
+                if page is None:
+                    continue
+                table = unpack(page, COLUMNS)
+                if surface is not None:
+                    table[5] = surface
+                tx.put(key, _packed(table))
+        prefix = keys.buckets(source)
+        for key, table_part in tx.scan(prefix):
+            tx.put(keys.buckets(target) + key[len(prefix) :], table_part)
 
 
 def _batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:

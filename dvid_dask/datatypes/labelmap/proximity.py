@@ -358,9 +358,7 @@ def find_proximity(
 # ------------------------------------------------------------------ within blocks
 
 
-def distances_in_blocks(
-    space: AnySpace, layout: Layout, target: int, others: Sequence[int]
-) -> Iterator[BlockDistance]:
+def distances_in_blocks(space: AnySpace, layout: Layout, target: int, others: Sequence[int]) -> Iterator[BlockDistance]:
     """For every block that a body shares with others, how near they come within it, in voxels; blocks in zyx order.
 
     Bodies that are apart by the border between two blocks don't meet here: see `find_proximity`.

@@ -156,9 +156,7 @@ def branch(seg, rng, mine):
     return {"uuid": mine["child"].uuid, "max": mine["child"]["seg"].max_label()}
 
 
-KINDS = {
-    f.__name__: f for f in (merge, cleave, renumber, split_supervoxel, split, undo, write, allocate, branch)
-}
+KINDS = {f.__name__: f for f in (merge, cleave, renumber, split_supervoxel, split, undo, write, allocate, branch)}
 
 
 def work(url, root, *, seed, kinds, svs=SUPERVOXELS, place=0, times=None, name="seg", lenient=True):
@@ -295,8 +293,7 @@ def replay(model, records, blob=None):
 def matches(record, acknowledged):
     """Whether a record of the log is the edit that a client was told of."""
     return all(
-        (sorted(record[k]) if isinstance(record[k], list) else record[k])
-        == (sorted(v) if isinstance(v, list) else v)
+        (sorted(record[k]) if isinstance(record[k], list) else record[k]) == (sorted(v) if isinstance(v, list) else v)
         for k, v in acknowledged.items()
     )
 

@@ -111,9 +111,7 @@ def test_on_bodies_of_their_own_all_succeed(store):
 def test_on_the_same_bodies_each_edit_counts_or_is_refused(store):
     model = prepare(store)
     few = SUPERVOXELS[4:14]
-    tasks = [
-        {"seed": i, "kinds": [*EDITS, "write"], "svs": few, "times": 40, "place": i} for i in range(3)
-    ]
+    tasks = [{"seed": i, "kinds": [*EDITS, "write"], "svs": few, "times": 40, "place": i} for i in range(3)]
     said = run(tasks, store, model.uuid)
     records = check_outcome(store, model, said)
     assert len(records) > 30
@@ -130,8 +128,13 @@ def test_many_edits_by_many(tmp_path, seed):
     url = str(tmp_path / "store")
     model = prepare(url)
     tasks = [
-        {"seed": 100 * seed + i, "kinds": [*EDITS, "write", "allocate"], "svs": SUPERVOXELS[: 6 * (1 + seed)],
-         "times": 600, "place": i}
+        {
+            "seed": 100 * seed + i,
+            "kinds": [*EDITS, "write", "allocate"],
+            "svs": SUPERVOXELS[: 6 * (1 + seed)],
+            "times": 600,
+            "place": i,
+        }
         for i in range(4)
     ]
     check_outcome(url, model, run(tasks, url, model.uuid))

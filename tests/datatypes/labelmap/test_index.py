@@ -174,3 +174,34 @@ def test_reading_index_refuses_writes(space):
 
     with pytest.raises(TypeError, match="transaction"):
         Index(View()).update(1, cube(2))
+
+
+def test_moving_a_paged_body_to_a_new_id_keeps_all_but_the_marks(space, monkeypatch):
+    monkeypatch.setattr(index_module, "SMALL", 20)
+    monkeypatch.setattr(index_module, "SHRINK", 8)
+    monkeypatch.setattr(index_module, "BUCKET", 4)
+    index, rows = Index(space), cube(24, svs=40)
+    index.update(5, rows)
+    before = index.header(5)
+    assert before.paged
+    index.move(5, 2**63 + 9, stamp=Stamp(7, "now", "me", "test"), surface=7)
+    moved = index.header(2**63 + 9)
+    assert (moved.voxels, moved.blocks, moved.rows, moved.supervoxels, moved.buckets) == (
+        before.voxels,
+        before.blocks,
+        before.rows,
+        before.supervoxels,
+        before.buckets,
+    )
+    assert moved.stamp == Stamp(7, "now", "me", "test")
+    check(index, 5, {})
+    check(index, 2**63 + 9, as_dict(rows))
+    assert set(index.rows(2**63 + 9).surface.tolist()) == {7}
+    # it goes on as any other body does, and leaves nothing behind
+    gone = rows[rows.supervoxel > 3]
+    index.update(2**63 + 9, gone.with_counts(0))
+    check(index, 2**63 + 9, as_dict(rows[rows.supervoxel <= 3]))
+    index.move(2**63 + 9, 6, stamp=Stamp(8), surface=None)
+    assert set(index.rows(6).surface.tolist()) == {7}
+    index.delete(6)
+    assert space.data == {}

@@ -19,9 +19,7 @@ __all__ = ["Nearness"]
 class Nearness(Bodies):
     """Distances between bodies of a labelmap at a version."""
 
-    def proximity(
-        self, a: int, b: int, *, max_distance: float | None = None, places: bool = False
-    ) -> Proximity | None:
+    def proximity(self, a: int, b: int, *, max_distance: float | None = None, places: bool = False) -> Proximity | None:
         """How near two bodies come to each other, where, and across which faces they touch.
 
         Parameters
@@ -68,9 +66,7 @@ class Nearness(Bodies):
         if max_distance is not None and not 0 <= max_distance < float("inf"):
             raise BadRequest(f"a distance is 0 or more, not {max_distance}")
         view = self._two_or_more([a, b])
-        return find_proximity(
-            view, self.layout, self.voxel_size, a, b, max_distance=max_distance, places=places
-        )
+        return find_proximity(view, self.layout, self.voxel_size, a, b, max_distance=max_distance, places=places)
 
     def block_distances(self, target: int, others: Sequence[int]) -> Iterator[BlockDistance]:
         """For every block that a body shares with others, how near they come within it, in voxels.
