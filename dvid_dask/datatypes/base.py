@@ -224,6 +224,13 @@ class Datatype:
         """
         return key
 
+    def carried_together(self, key: bytes) -> bool:
+        """Whether a change of this key means something only together with the other such keys of the instance.
+
+        Asked about a write that is forced onto a committed version: its descendants get all such changes or none.
+        """
+        return False
+
     def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
         """Settle a key that several parents of a merge changed to different values.
 

@@ -126,6 +126,16 @@ class Transaction:
         check(root)
         self._appended.setdefault(root, []).append(_bytes(value))
 
+    @property
+    def changed(self) -> set[bytes]:
+        """Keys set or deleted one by one so far."""
+        return set(self._pending)
+
+    @property
+    def touched(self) -> list[bytes]:
+        """Keys read, set or deleted one by one so far, in order."""
+        return sorted({*self._read, *self._pending})
+
     def on_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` after this attempt has been committed; attempts that fail call nothing."""
         self._callbacks.append(callback)

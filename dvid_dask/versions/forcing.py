@@ -2,7 +2,9 @@
 
 DVID's reads fall through to ancestors, so what an administrator writes into a committed version shows in every
 descendant that has not set the key itself. Trees don't fall through: the change is applied to each descendant whose
-value is still the one that the version had before.
+value is still the one that the version had before. Where a descendant has changed it too, it gets what the datatype
+makes of both (`Datatype.merge_value`), else its own stays. Keys that belong together (`Datatype.carried_together`) get
+to a descendant all or none: a write of which it would see a part is refused.
 
 Order, and what a kill leaves at each step:
 
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from dvid_dask.errors import Conflict
 from dvid_dask.store import TreeExists, TreeNotFound
 from dvid_dask.versions.meta import MetaChange
 
@@ -44,6 +47,7 @@ PICTURE = "forced-"
 #: Seconds after which another process's picture is taken for the rest of a crash.
 _PATIENCE = 10.0
 _PART = 256
+_PREFIX = 9  # length of an instance's prefix in a tree
 
 # forced writes are rare and their carrying must not interleave
 _turn = threading.Lock()
@@ -64,8 +68,14 @@ def force_update(version: Version, attempt: Callable[[Transaction], T]) -> T:
                 if time.monotonic() > deadline:
                     finish_forced(datastore, picture)
                 time.sleep(0.02)
+
+        def checked(tx: Transaction) -> T:
+            result = attempt(tx)
+            _refuse_halves(version, tx, before)
+            return result
+
         try:
-            result = datastore.tree(name).update(attempt, force=True)
+            result = datastore.tree(name).update(checked, force=True)
         except BaseException:
             # a change that failed is no change; one with an unknown end keeps the picture only if it happened
             _finish(datastore, version.repo.id, version.id, name, before)
@@ -74,6 +84,39 @@ def force_update(version: Version, attempt: Callable[[Transaction], T]) -> T:
         _finish(datastore, version.repo.id, version.id, name, before)
         _drop(datastore, picture)
     return result
+
+
+def _refuse_halves(version: Version, tx: Transaction, before: View) -> None:
+    """Refuse a change of which a descendant would get a part that doesn't fit the rest of what it has.
+
+    Raises
+    ------
+    Conflict
+        If keys that belong together were changed here, and some of what the change is made from is different there.
+    """
+    state = version.repo.state()
+    below = state.descendants(version.id)
+    if not below:
+        return
+    known = {i.prefix: version.instance(i) for i in state.instances.values()}
+    touched = [k for k in tx.touched if k[:_PREFIX] in known and known[k[:_PREFIX]].carried_together(k[_PREFIX:])]
+    changed = tx.changed
+    for vid in below:
+        there = version.datastore.tree(state.nodes[vid].tree).view(0)
+        differs: set[bytes] = set()
+        goes: set[bytes] = set()
+        for at in range(0, len(touched), _PART):
+            part = touched[at : at + _PART]
+            for key, old, now in zip(part, before.get_many(part), there.get_many(part), strict=True):
+                if old != now:
+                    differs.add(key[:_PREFIX])
+                elif key in changed:
+                    goes.add(key[:_PREFIX])
+        for prefix in differs & goes:
+            raise Conflict(
+                f"{known[prefix].name!r} was changed since in version {state.nodes[vid].uuid}, where this write to its "
+                f"committed ancestor {version.uuid} would show in part only: write to that version instead"
+            )
 
 
 def finish_forced(datastore: Datastore, picture: str) -> None:
@@ -107,16 +150,34 @@ def _finish(datastore: Datastore, rid: int, vid: int, name: str, before: View) -
 
     state = datastore.meta.update(count)
     after = datastore.tree(name).view(0)
+    version = datastore[state.nodes[vid].uuid]
+    known = {i.prefix: version.instance(i) for i in state.instances.values()}
+
+    def settle(key: bytes, old: bytes | None, sides: list[bytes]) -> object:
+        from dvid_dask.datatypes.base import CONFLICT
+
+        data = known.get(key[:_PREFIX])
+        return CONFLICT if data is None else data.merge_value(key[_PREFIX:], old, sides)
+
     carried: dict[int, set[bytes]] = {vid: set(keys)}
     for below in state.descendants(vid):
         node = state.nodes[below]
         wanted = [k for k in keys if any(k in carried.get(p, ()) for p in node.parents)]
         if wanted:
-            carried[below] = _carry(datastore, node.tree, wanted, before, after)
+            carried[below] = _carry(datastore, node.tree, wanted, before, after, settle)
 
 
-def _carry(datastore: Datastore, name: str, keys: list[bytes], before: View, after: View) -> set[bytes]:
-    """Change keys in a descendant's tree where it still has the old value; returns those that now have the new one."""
+def _carry(
+    datastore: Datastore,
+    name: str,
+    keys: list[bytes],
+    before: View,
+    after: View,
+    settle: Callable[[bytes, bytes | None, list[bytes]], object],
+) -> set[bytes]:
+    """Change keys in a descendant's tree where it still has the old value, or where `settle` knows what both changes
+    make; returns those that now have the new one.
+    """
 
     def apply(tx: Transaction) -> set[bytes]:
         done: set[bytes] = set()
@@ -133,6 +194,11 @@ def _carry(datastore: Datastore, name: str, keys: list[bytes], before: View, aft
                     done.add(key)
                 elif now == new:
                     done.add(key)
+                elif now is not None and new is not None:
+                    both = settle(key, old, [now, new])
+                    if isinstance(both, bytes):
+                        tx.put(key, both)
+                        done.add(key)
         return done
 
     return datastore.tree(name).update(apply, force=True)

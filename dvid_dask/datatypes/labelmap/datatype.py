@@ -73,6 +73,10 @@ class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Nearness, Tabl
             return {"mapping": (first, first + (1 << keys.MAPPING_BITS) - 1)}
         return None
 
+    def carried_together(self, key: bytes) -> bool:
+        """Voxels, index and mapping belong together; extents and the largest label stand for themselves."""
+        return key[:1] != keys.EXTENTS[:1]
+
     def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
         """Extents are united, of largest labels the largest counts; all else is a conflict."""
         present = [v for v in values if v is not None]
