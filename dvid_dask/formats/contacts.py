@@ -26,7 +26,7 @@ _SLOTS = 1 << 12
 
 
 @kernel
-def _slot(a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]) -> int:
+def _slot(a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]) -> np.int64:
     """Where the pair is in the table, or the free place for it."""
     mask = np.uint64(keys.shape[0] - 1)
     h = (a * np.uint64(0x9E3779B97F4A7C15)) ^ (b * np.uint64(0xC2B2AE3D27D4EB4F))
@@ -34,7 +34,7 @@ def _slot(a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]) -> int:
     at = h & mask
     while keys[U(at), 0] != np.uint64(0) and (keys[U(at), 0] != a or keys[U(at), 1] != b):
         at = (at + np.uint64(1)) & mask
-    return int(at)
+    return np.int64(at)
 
 
 @kernel
@@ -50,6 +50,46 @@ def _grown(keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> tuple[NDArray
 
 
 @kernel
+def _differing(
+    mem: NDArray[np.uint64], first: int, sz: int, sy: int, nz: int, ny: int, nx: int, step: int, out: NDArray[np.uint64]
+) -> int:
+    """Pairs of a voxel and its next one, `step` further, that differ and aren't 0; how many.
+
+    A function of its own: beside the table, which may be exchanged, the compiler would make this loop slow.
+    """
+    n = 0
+    for z in range(nz):
+        for y in range(ny):
+            row = first + z * sz + y * sy
+            for i in range(row, row + nx):
+                p, q = mem[U(i)], mem[U(i + step)]
+                if p != q and p != np.uint64(0) and q != np.uint64(0):
+                    out[U(n), 0], out[U(n), 1] = min(p, q), max(p, q)
+                    n += 1
+    return n
+
+
+@kernel
+def _add(
+    pairs: NDArray[np.uint64], n: int, axis: int, keys: NDArray[np.uint64], counts: NDArray[np.int64], used: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], int]:
+    """Count pairs in the table, which grows as it must."""
+    at = np.int64(0)
+    for i in range(n):
+        a, b = pairs[i, 0], pairs[i, 1]
+        if i == 0 or a != pairs[i - 1, 0] or b != pairs[i - 1, 1]:
+            at = _slot(a, b, keys)
+            if keys[at, 0] == np.uint64(0):
+                if 2 * used >= keys.shape[0]:
+                    keys, counts = _grown(keys, counts)
+                    at = _slot(a, b, keys)
+                keys[at, 0], keys[at, 1] = a, b
+                used += 1
+        counts[at, axis] += 1
+    return keys, counts, used
+
+
+@kernel
 def _count(
     v: NDArray[np.uint64], uniform: NDArray[np.bool_], core: tuple[int, int, int], slots: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -59,7 +99,8 @@ def _count(
     used = 0
     nz, ny, nx = core
     sz, sy, sx = v.shape
-    last_a, last_b, at = np.uint64(0), np.uint64(0), 0
+    mem = v.reshape(-1)
+    pairs = np.empty((_SUB**3, 2), np.uint64)
     for bz in range((nz + _SUB - 1) // _SUB):
         for by in range((ny + _SUB - 1) // _SUB):
             for bx in range((nx + _SUB - 1) // _SUB):
@@ -86,24 +127,11 @@ def _count(
                         ):
                             continue
                     ez, ey, ex = min(z1, sz - dz), min(y1, sy - dy), min(x1, sx - dx)
-                    for z in range(az, ez):
-                        for y in range(ay, ey):
-                            for x in range(ax, ex):
-                                p = v[U(z), U(y), U(x)]
-                                q = v[U(z + dz), U(y + dy), U(x + dx)]
-                                if p == q or p == np.uint64(0) or q == np.uint64(0):
-                                    continue
-                                a, b = min(p, q), max(p, q)
-                                if a != last_a or b != last_b:
-                                    at = _slot(a, b, keys)
-                                    if keys[at, 0] == np.uint64(0):
-                                        if 2 * used >= keys.shape[0]:
-                                            keys, counts = _grown(keys, counts)
-                                            at = _slot(a, b, keys)
-                                        keys[at, 0], keys[at, 1] = a, b
-                                        used += 1
-                                    last_a, last_b = a, b
-                                counts[U(at), U(axis)] += 1
+                    first = (az * sy + ay) * sx + ax
+                    step = dz * sy * sx + dy * sx + dx
+                    n = _differing(mem, first, sy * sx, sx, ez - az, ey - ay, ex - ax, step, pairs)
+                    if n:
+                        keys, counts, used = _add(pairs, n, axis, keys, counts, used)
     return keys, counts
 
 
