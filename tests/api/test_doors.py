@@ -17,8 +17,17 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.formats import block_stream, dvid_pb2, label_index, rles
 from dvid_dask.formats.compression import gzip_compress, lz4_compress
 from dvid_dask.formats.label_blocks import encode_block
+from dvid_dask.ops.edit import edit
 from tests.datatypes.labelmap.model import GRIDS, Counter, Model, random_labels
-from tests.datatypes.labelmap.reads import check_reads, plain
+from tests.datatypes.labelmap.reads import (
+    check_blocks,
+    check_index,
+    check_lists,
+    check_mapping,
+    check_reads,
+    check_voxels,
+    plain,
+)
 
 from .conftest import TOKEN, Client
 from .labelmap_reads import check_http, client_get, xyz
@@ -155,6 +164,21 @@ class Rest(Door):
     def child(self):
         self.client.commit(self.version.uuid)
         self.version = self.ds[self.client.child(self.version.uuid)]
+
+
+class Dask(Python):
+    """Edits by table, as Dask graphs."""
+
+    def merge(self, target, others):
+        return edit(self.seg, merges=[[target, other] for other in others], progress=False, **WHO).mutation
+
+    def cleave(self, body, svs):
+        table = {"body": [body] * len(svs), "supervoxel": svs, "group": [0] * len(svs)}
+        done = edit(self.seg, cleaves=table, progress=False, **WHO)
+        return int(done.cleaved.new_body[0]), done.mutation
+
+    def renumber(self, pairs):
+        edit(self.seg, renumber=[[old, new] for new, old in pairs], progress=False, **WHO)
 
 
 # ------------------------------------------------------------------ the sequence
@@ -344,6 +368,24 @@ STEPS = {
 }
 
 
+def walk_with_dask(grid, steps):
+    """One edit at a time, and the same by a table of it."""
+    doors = [Python(grid), Dask(grid)]
+    try:
+        do_write(doors, doors[0].model, 0, 2)
+        for name, a, b in steps:
+            STEPS[name](doors, doors[0].model, a, b)
+        for door in doors:
+            for check in (check_voxels, check_blocks, check_lists, check_mapping, check_index):
+                check(door.seg, door.model)
+            assert list(door.seg.verify()) == []
+        first, second = (dict(keys_and_values(door.seg)) for door in doors)
+        assert first == second
+    finally:
+        for door in doors:
+            door.close()
+
+
 def walk(grid, steps):
     doors = [Python(grid), Rest(grid)]
     try:
@@ -381,6 +423,28 @@ STEP = st.tuples(st.sampled_from([*STEPS]), NUMBER, NUMBER)
 @given(grid=st.sampled_from(GRIDS), steps=st.lists(STEP, min_size=4, max_size=12))
 def test_python_and_rest_are_one(grid, steps):
     walk(grid, steps)
+
+
+EDIT = st.tuples(st.sampled_from(["do_write", "do_merge", "do_cleave", "do_renumber", "do_child"]), NUMBER, NUMBER)
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(grid=st.sampled_from(GRIDS), steps=st.lists(EDIT, min_size=3, max_size=8))
+def test_python_and_dask_are_one(grid, steps):
+    walk_with_dask(grid, steps)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(grid=st.sampled_from(GRIDS), steps=st.lists(EDIT, min_size=3, max_size=20))
+def test_python_and_dask_stay_one(grid, steps):
+    walk_with_dask(grid, steps)
 
 
 @pytest.mark.long
