@@ -189,6 +189,7 @@ class _Agglomeration:
         read = self.ledger.done("read").values()
         rows, largest = sum(r["rows"] for r in read), max((r["largest"] for r in read), default=0)
         moved, unknown = self.moves.totals()
+        unknown += sum(r["retired"] for r in self.ledger.done("resolve").values())
         instance = bulk_labelmap(self.ledger.instance)
         instance.next_labels.raise_to(largest)
 

@@ -180,6 +180,9 @@ def test_unknown_supervoxels_may_be_left_out():
     report = run(seg, [[5, 6], [999, 6], [998, 998]], unknown="skip")
     assert (report.moved, report.unknown) == (1, 2)
     check(seg, volume, {5: 6})
+    seg.set_mappings([77], [0])  # as if it had been split
+    assert run(seg, [[77, 6], [7, 6]], unknown="skip").unknown == 1
+    check(seg, volume, {5: 6, 7: 6})
     with pytest.raises(BadRequest, match="error.*skip"):
         run(seg, [[5, 6]], unknown="whatever")
 
