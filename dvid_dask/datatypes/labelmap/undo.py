@@ -30,6 +30,7 @@ from dvid_dask.datatypes.labelmap.steps import (
     Step,
     as_ids,
     ids_of,
+    named,
 )
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.formats import label_blocks, label_index, rles
@@ -56,7 +57,17 @@ __all__ = [
 
 
 class Changed(Exception):  # noqa: N818  a finding, not a failure: it becomes `LaterMutations`
-    """The state isn't the one that a step was made for."""
+    """The state isn't the one that a step was made for.
+
+    Attributes
+    ----------
+    mutations
+        Those that made it another, where the step knows.
+    """
+
+    def __init__(self, why: str, mutations: Sequence[int] = ()) -> None:
+        super().__init__(why)
+        self.mutations = tuple(mutations)
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class Context:
         Takes each event and the fields of its record in the mutation log, with the action; no fields, no record.
     blob
         Reads a blob.
+    later
+        The mutations that followed and stand, with their steps.
     """
 
     space: TxSpace
@@ -88,6 +101,7 @@ class Context:
     version: int
     tell: Callable[[object, str, dict[str, object]], None]
     blob: Callable[[str], bytes | None]
+    later: Callable[[], Iterable[tuple[int, list[Step]]]]
 
 
 def carry_out(steps: Sequence[Step], context: Context) -> list[Step]:
@@ -273,6 +287,7 @@ def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
         raise Changed("some of the blocks were written again")
     back = blocks_before(coords, now, step.values, scale=step.scale, index=step.index, downres=step.downres)
     if step.scale == 0 and step.index and c.indexed:
+        _check_vanishing(c, step.values, now)
         _index_blocks(c, coords, step.values, now)
     for key, value in zip(block_keys, step.values, strict=True):
         if value is None:
@@ -286,6 +301,38 @@ def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
     if step.scale == 0:
         c.tell(events.BlocksWritten(c.stamp.mutation, coords), "", {})
     return back
+
+
+def _check_vanishing(c: Context, values: Sequence[bytes | None], olds: Sequence[bytes | None]) -> None:
+    """Refuse to take the last voxels of bodies and supervoxels that later mutations name."""
+    index, before, after = Index(c.space), _totals(c, olds), _totals(c, values)
+    losing = np.array(sorted(before.keys() - after.keys()), np.uint64)
+    gone: set[int] = set()
+    bodies = Mapping(c.space).bodies(losing)
+    for body in np.unique(bodies).tolist():
+        mine = losing[bodies == np.uint64(body)]
+        left = index.voxels_of(body, mine) > np.array([before[int(sv)] for sv in mine], np.uint64)
+        gone.update(mine[~left].tolist())
+        header = index.header(body)
+        if header is not None and header.supervoxels == int((~left).sum()):
+            gone.add(body)
+    if not gone:
+        return
+    names = np.array(sorted(gone), np.uint64)
+    later = [mutation for mutation, steps in c.later() if np.isin(named(steps)[0], names).any()]
+    if later:
+        raise Changed("later mutations changed bodies that would lose all their voxels", later)
+
+
+def _totals(c: Context, values: Sequence[bytes | None]) -> dict[int, int]:
+    """Voxels of each label in stored blocks, 0 left out."""
+    sums: dict[int, int] = {}
+    counted = parallel(lambda v: label_blocks.count(decompress(v, c.layout)), [v for v in values if v is not None])
+    for labels, voxels in counted:
+        for label, n in zip(labels.tolist(), voxels.tolist(), strict=True):
+            if label:
+                sums[label] = sums.get(label, 0) + n
+    return sums
 
 
 def _index_blocks(

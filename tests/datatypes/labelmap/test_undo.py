@@ -112,6 +112,9 @@ def test_edits_of_other_bodies_stay(seg):
         ("split-supervoxel", lambda seg: seg.merge(1, [4]) and seg.cleave(1, [9])[1]),
         ("overwrite", lambda seg: (seg.write(np.full((16, 16, 16), 7, np.uint64), (16, 0, 16)), last(seg))[1]),
         ("overwrite", lambda seg: seg.split_supervoxel(6, part(SIX)).mutation),
+        ("write", lambda seg: seg.merge(300, [4])),
+        ("write", lambda seg: seg.merge(4, [300])),
+        ("write", lambda seg: seg.renumber([(301, 300)])[0]),
     ],
 )
 def test_what_later_mutations_need_is_refused_and_named(seg, edit, later):

@@ -99,12 +99,19 @@ class Undoing(Splitting):
                 m.publish(self, event)
 
             context = Context(
-                space, self.layout, self.indexed, self._stamp(m), self.version.id, tell, self.version.datastore.get_blob
+                space,
+                self.layout,
+                self.indexed,
+                self._stamp(m),
+                self.version.id,
+                tell,
+                self.version.datastore.get_blob,
+                lambda: self._standing_after(m, kept),
             )
             try:
                 back = carry_out(steps, context)
             except Changed as why:
-                later = self._later(m, kept, steps)
+                later = list(why.mutations) or self._later(m, kept, steps)
                 listed = f": undo {', '.join(map(str, later))} first" if later else ""
                 raise LaterMutations(f"mutation {mutation} can't be {verb}ne: {why}{listed}", later) from None
             undone = m.id if verb == "undo" else 0
@@ -113,16 +120,20 @@ class Undoing(Splitting):
 
         return self.mutate(change, user=user, app=app, force=force)
 
+    def _standing_after(self, m: Mutation, kept: UndoRecord) -> Iterator[tuple[int, list[Step]]]:
+        """Mutations done after this one that aren't undone, and their steps."""
+        for other in scan_undo(m.tx, self.info.id, self.version.id):
+            if other.latest > kept.latest and not other.undone:
+                yield other.id, decode_steps(m.undo_data(self, other.id))
+
     def _later(self, m: Mutation, kept: UndoRecord, own: list[Step]) -> list[int]:
         """Mutations done after this one that name what it names, or cut what lies in the blocks that it wrote."""
         ids, blocks = named(own)
         there = labels_in(m.space(self), self.layout, blocks)
         found = []
-        for other in scan_undo(m.tx, self.info.id, self.version.id):
-            if other.latest > kept.latest and not other.undone:
-                steps = decode_steps(m.undo_data(self, other.id))
-                other_ids, other_blocks = named(steps)
-                cut = any(isinstance(step, Cut) for step in steps) and np.isin(other_ids, there).any()
-                if cut or np.isin(other_ids, ids).any() or not blocks.isdisjoint(other_blocks):
-                    found.append(other.id)
+        for mutation, steps in self._standing_after(m, kept):
+            other_ids, other_blocks = named(steps)
+            cut = any(isinstance(step, Cut) for step in steps) and np.isin(other_ids, there).any()
+            if cut or np.isin(other_ids, ids).any() or not blocks.isdisjoint(other_blocks):
+                found.append(mutation)
         return found
