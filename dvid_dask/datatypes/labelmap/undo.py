@@ -152,6 +152,8 @@ def _move(step: Move, c: Context) -> Move:
         raise Changed(f"body {step.source} has other supervoxels by now")
     if not step.whole and not 0 < present < source.supervoxels:
         raise Changed(f"the supervoxels that were body {step.target} are all that body {step.source} has, or gone")
+    if not step.fresh:
+        _check_same_body(step.target, c)
     if step.whole:
         index.move(step.source, step.target, stamp=c.stamp, surface=c.stamp.mutation)
     else:
@@ -168,6 +170,17 @@ def _move(step: Move, c: Context) -> Move:
         sizes = {"CleavedSize": moved, "RemainSize": source.voxels - moved}
         c.tell(event, "cleave", {"OrigLabel": step.source, "CleavedLabel": step.target, **sizes})
     return Move(step.target, step.source, step.supervoxels, found.tobytes(), whole=step.fresh, fresh=step.whole)
+
+
+def _check_same_body(body: int, c: Context) -> None:
+    """Refuse a body that only has the id of the one that was meant: that one was merged or renumbered since."""
+    ended = [
+        mutation
+        for mutation, steps in c.later()
+        if any(isinstance(step, Move) and step.fresh and step.target == body for step in steps)
+    ]
+    if ended:
+        raise Changed(f"body {body} is another one by now", ended)
 
 
 def _parts(step: Cut) -> Parts:

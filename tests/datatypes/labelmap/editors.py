@@ -125,6 +125,8 @@ def split(seg, rng, mine):
         return cleave(seg, rng, mine)
     body = rng.choice(sorted(alive))
     runs = seg.sparse(body).all_runs()
+    if len(runs) < 2:
+        return allocate(seg, rng, mine)
     new, mutation = seg.split(body, runs[rng.randrange(1, len(runs)) :])
     return {"MutationID": mutation, "Target": body, "NewLabel": new}
 

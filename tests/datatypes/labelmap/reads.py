@@ -282,7 +282,7 @@ def undone(record):
 
 def index_value(model, body):
     """What the index of a body says, and who changed it last."""
-    return model.rows().get(body), model.stamps.get(body)
+    return model.rows().get(body), model.stamps.get(body, (0, "", ""))
 
 
 def plain(record):

@@ -137,6 +137,23 @@ OVERWRITTEN = (np.arange(32)[:, None, None] >= 16) & (np.arange(32)[:, None] < 1
 SIX = (labels() == 6) | OVERWRITTEN
 
 
+def test_a_body_that_has_only_the_id_is_not_the_body(seg):
+    """Two bodies exchange their ids between an edit and its undo: supervoxels must not get to the wrong one."""
+    seg.write(labels(), (0, 0, 0))
+    seg.merge(1, [2])
+    _, mutation = seg.cleave(1, [2])
+    exchanged = seg.renumber([(100, 1), (1, 7), (7, 100)])
+    before = state(seg)
+    with pytest.raises(LaterMutations, match="another one by now") as refused:
+        seg.undo(mutation)
+    assert exchanged[0] in refused.value.mutations
+    assert state(seg) == before
+    for renumbered in reversed(exchanged):
+        seg.undo(renumbered)
+    seg.undo(mutation)
+    assert seg.mapping([1, 2, 7]).tolist() == [1, 1, 7]
+
+
 def test_bulk_doors_can_be_undone(seg):
     seg.write(labels(), (0, 0, 0))
     before = state(seg)
