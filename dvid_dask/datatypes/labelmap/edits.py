@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _PAGES = 64
+_FEW = 1 << 16  # rows that are kept in memory while they move
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,17 @@ def move_rows(
     """
     index = Index(space)
     surface = stamp.mutation if mark else None
+    few: list[Rows] | None = []
     for parts in batches(index.scan_rows_of(body, supervoxels), _PAGES):
-        index.update(target, Rows.concatenate(parts), stamp=stamp, surface=surface)
-    # read back from the target: pages of the body may go while rows are taken out of it
-    for parts in batches(index.scan_rows_of(target, supervoxels), _PAGES):
-        index.update(body, Rows.concatenate(parts).with_counts(0), stamp=stamp, surface=surface)
+        rows = Rows.concatenate(parts)
+        index.update(target, rows, stamp=stamp, surface=surface)
+        if few is not None:
+            few.append(rows)
+            few = few if sum(len(r) for r in few) <= _FEW else None
+    # many are read back from the target: pages of the body may go while rows are taken out of it
+    many = (Rows.concatenate(p) for p in batches(index.scan_rows_of(target, supervoxels), _PAGES))
+    for rows in many if few is None else few:
+        index.update(body, rows.with_counts(0), stamp=stamp, surface=surface)
     index.stamp(body, stamp)
 
 
