@@ -60,18 +60,32 @@ class World:
         """No edit up to now will be undone."""
         self.base, self.edits = self.model.child(), []
 
-    def did(self, again, mutation=None):
+    def did(self, again, mutation=None, possible=lambda m: True):
         if mutation is None:
             mutation = max(r.id for r in self.seg.undoable())
-        self.edits.append(Edit(mutation, again))
+        self.edits.append(Edit(mutation, again, possible))
 
     def without(self, *left_out):
-        """The model as it would be if some edits had not been."""
+        """The model as it would be if some edits had not been; as it is read, if others could not be done then."""
         model = self.base.child()
         for edit in self.edits:
             if not edit.undone and edit not in left_out:
+                if not edit.possible(model):
+                    return self.as_read()
                 edit.again(model)
         return model
+
+    def as_read(self):
+        """What the store says; that it agrees with itself is checked later."""
+        seg, model = self
+        read = model.child()
+        read.voxels = seg.read(model.grid.offset, model.grid.shape, supervoxels=True)
+        ids = sorted({*model.mapping, *model.supervoxel_ids(), *read.supervoxel_ids()})
+        found, values = Mapping(seg.view()).entries(ids)
+        read.mapping = {i: v for i, f, v in zip(ids, found.tolist(), values.tolist(), strict=True) if f}
+        first = model.grid.first
+        read.stored = {at for at, _, _ in seg.blocks(first, [f + 9 for f in first])}
+        return read
 
     def adopt(self, expected, stamp):
         """Voxels and bodies become the expected ones. Which ids keep an entry in the mapping is the store's choice."""
@@ -108,6 +122,7 @@ class World:
 class Edit:
     mutation: int
     again: Callable
+    possible: Callable
     undone: bool = False
 
 
@@ -201,7 +216,7 @@ class Histories(RuleBasedStateMachine):
         if len(merged) > 1:
             mutation = seg.merge(merged[0], [*merged[1:], merged[1]], **by)
             model.merge(merged[0], merged[1:], (mutation, *who(by)))
-            world.did(lambda m: m.merge(merged[0], merged[1:]), mutation)
+            world.did(lambda m: m.merge(merged[0], merged[1:]), mutation, lambda m: {*merged} <= {*m.bodies()})
 
     @rule(pick=PICK, which=PICK, share=PICK, by=WHO)
     def cleave(self, pick, which, share, by):
@@ -214,7 +229,7 @@ class Histories(RuleBasedStateMachine):
             new, mutation = seg.cleave(body, [*svs, svs[0]], **by)
             assert new == model.ids.take()
             model.cleave(body, new, svs, (mutation, *who(by)))
-            world.did(lambda m: m.cleave(body, new, svs), mutation)
+            world.did(lambda m: m.cleave(body, new, svs), mutation, lambda m: {*svs} < {*m.supervoxels(body)})
 
     @rule(pick=PICK, which=PICK, new=st.integers(90, 99), by=WHO)
     def renumber(self, pick, which, new, by):
@@ -224,7 +239,7 @@ class Histories(RuleBasedStateMachine):
             old = chosen(bodies, which)
             (mutation,) = seg.renumber([(new, old)], **by)
             model.renumber(new, old, (mutation, *who(by)))
-            world.did(lambda m: m.renumber(new, old), mutation)
+            world.did(lambda m: m.renumber(new, old), mutation, lambda m: old in m.bodies() and new not in m.bodies())
 
     @rule(pick=PICK, which=PICK)
     def exchange(self, pick, which):
@@ -237,7 +252,11 @@ class Histories(RuleBasedStateMachine):
             pairs = [(third, a), (a, b), (b, third)]
             for (new, old), mutation in zip(pairs, seg.renumber(pairs), strict=True):
                 model.renumber(new, old, (mutation, "", ""))
-                world.did(lambda m, new=new, old=old: m.renumber(new, old), mutation)
+                world.did(
+                    lambda m, new=new, old=old: m.renumber(new, old),
+                    mutation,
+                    lambda m, new=new, old=old: old in m.bodies() and new not in m.bodies(),
+                )
 
     @rule(pick=PICK, which=PICK, seed=SEED, given=st.booleans(), by=WHO)
     def split_supervoxel(self, pick, which, seed, given, by):
@@ -256,7 +275,8 @@ class Histories(RuleBasedStateMachine):
             else:
                 assert done[:2] == (model.ids.take(), model.ids.take())
             model.split_supervoxel(sv, mask, done.split, done.remain, (done.mutation, *who(by)))
-            world.did(lambda m: m.split_supervoxel(sv, mask, done.split, done.remain), done.mutation)
+            again = lambda m: m.split_supervoxel(sv, mask, done.split, done.remain)  # noqa: E731
+            world.did(again, done.mutation, lambda m: m.size(sv))
 
     @rule(pick=PICK, which=PICK, seed=SEED, by=WHO)
     def split(self, pick, which, seed, by):
@@ -278,7 +298,8 @@ class Histories(RuleBasedStateMachine):
             drawn = range(model.ids.take(1 + 2 * len(parts)), model.ids.next)
             assert sorted([done.body, *(i for part in parts.values() for i in part)]) == [*drawn]
             model.split(body, mask, done.body, parts, (done.mutation, *who(by)))
-            world.did(lambda m: m.split(body, mask, done.body, parts), done.mutation)
+            again = lambda m: m.split(body, mask, done.body, parts)  # noqa: E731
+            world.did(again, done.mutation, lambda m: {*parts} <= {*m.supervoxels(body)})
 
     @rule(pick=PICK, which=PICK)
     def undo(self, pick, which):
