@@ -36,14 +36,14 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m dvid_dask.demo --store demo-output/store --picture docs/images/demo.png
 
 # everything is run even where an early check fails, so that one run tells all; pytest's closing line comes last
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(VENV)/.installed-clients
 	@status=0; \
 	echo "ruff check"; $(BIN)/ruff check . || status=1; \
 	echo "mypy --strict"; $(BIN)/mypy || status=1; \
 	$(BIN)/python -m pytest --doctest-modules dvid_dask tests || status=1; \
 	exit $$status
 
-test-long: $(VENV)/.installed-dev
+test-long: $(VENV)/.installed-dev $(VENV)/.installed-clients
 	@$(BIN)/python -m pytest -m long tests
 
 lint: $(VENV)/.installed-dev

@@ -134,7 +134,7 @@ class Editing(Bodies):
         more = [self.repo.next_mutation_id() for _ in pairs[1:]]
 
         def change(m: Mutation, space: TxSpace) -> list[int]:
-            ids = [m.id, *more]
+            ids = [*more, m.id]  # in the order in which they were drawn
             for mutation, (new, old) in zip(ids, pairs, strict=True):
                 back = edits.renumber(space, old, new, self._stamp(m, mutation))
                 m.keep_undo(self, "renumber", encode_steps(back), mutation)
