@@ -177,6 +177,7 @@ def test_the_page_on_bulk_changes_runs(tmp_path):
     printed = run_python("\n".join(blocks("docs/howto/bulk.md", "python")), tmp_path)
     assert "3 {1: 3, 4: 1, 5: 2, 7: 1, 8: 1}" in printed
     assert "[1, 5, 8, 9, 70]" in printed
+    assert "1 2\n[[3, 72, 71]]" in printed
 
 
 def test_the_notebook_runs(tmp_path):

@@ -391,6 +391,31 @@ def agglomerate(
         say(str(ops.agglomerate(target, table, unknown="skip" if skip_unknown else "error", user=user)))
 
 
+@app.command("split-by")
+def split_by(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Path or URL of the other volume.", show_default=False)],
+    offset: Annotated[
+        str, typer.Option(metavar="X,Y,Z", help="Voxel of the instance at which the other's first one lies.")
+    ] = "0,0,0",
+    user: By = "",
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Cut every supervoxel that lies under several labels of another segmentation; the parts stay in their body.
+
+    The change is seen all at once, at the end. A run that was killed goes on when started again.
+    """
+    from dvid_dask import ops
+
+    first = point(offset, "--offset")
+    target = _labelmap(store, version, instance, read_only=False)
+    with cluster(workers, scheduler):
+        say(str(ops.split_by(target, other, offset=first, user=user)))
+
+
 @app.command()
 def edit(
     store: StoreArgument,

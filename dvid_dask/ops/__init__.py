@@ -17,6 +17,7 @@ from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
+from dvid_dask.ops.split_by import SplitReport, split_by
 from dvid_dask.ops.statistics import body_statistics, sparse_volumes
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Report",
     "TABLES",
     "ShardsReport",
+    "SplitReport",
     "Volume",
     "agglomerate",
     "analyze_shards",
@@ -53,5 +55,6 @@ __all__ = [
     "open_volume",
     "repair_max_labels",
     "sparse_volumes",
+    "split_by",
     "unfinished_jobs",
 ]

@@ -298,7 +298,7 @@ def ingest(
     client = job.find_client(client)
     job.check_reach(client, instance)
     ledger = InstanceLedger(instance, plan.job, user=user, app=app, force=force)
-    with _reachable(plan.volume, client) as volume:
+    with reachable(plan.volume, client) as volume:
         run = _Run(plan, volume, ledger, client, show, began)
         if isinstance(instance, LabelMap):
             return _ingest_labels(run, instance)
@@ -308,7 +308,7 @@ def ingest(
 
 
 @contextlib.contextmanager
-def _reachable(volume: Volume, client: Any) -> Iterator[Volume]:
+def reachable(volume: Volume, client: Any) -> Iterator[Volume]:
     """The volume in a form that all workers can read: an array of this process goes to a file they map."""
     if not volume.in_memory or client is None or job.shares_memory(client):
         yield volume
@@ -317,7 +317,7 @@ def _reachable(volume: Volume, client: Any) -> Iterator[Volume]:
     if not hosts <= {"127.0.0.1", "localhost", "::1"} and len(hosts) > 1:
         raise BadRequest(
             f"{volume.name} lives in this process's memory, but the workers run on {len(hosts)} machines: "
-            "save it where they can read it (zarr, .npy on a shared disk) and ingest that"
+            "save it where they can read it (zarr, .npy on a shared disk) and give that"
         )
     with tempfile.TemporaryDirectory(prefix="dvid-dask-") as folder:
         path = os.path.join(folder, "volume.npy")

@@ -16,6 +16,7 @@ from dvid_dask.ops.label_bricks import rows_prefix, scan_counts
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Mutation, TxSpace
+    from dvid_dask.datatypes.labelmap.index import Stamp
     from dvid_dask.ops.label_bricks import Counts
 
 __all__ = ["MergeCounts"]
@@ -29,13 +30,14 @@ class MergeCounts:
 
     ledger: InstanceLedger
     phase: str
+    stamp: Stamp | None = None  # who changes the bodies, where that is to be kept with them
 
     def __call__(self, partition: int) -> Result:
         """Merge one partition."""
         prefix = rows_prefix(self.ledger, partition)
         merged = 0
         while True:
-            space = self.ledger.instance.view(0)
+            space = self.ledger.view()
             if (done := self.ledger.mark(space, self.phase, partition)) is not None:
                 return done
             batch = next(scan_counts(space, prefix, _BATCH_ROWS), None)
@@ -48,7 +50,7 @@ class MergeCounts:
         def step(_: Mutation, space: TxSpace) -> int:
             if any(v is None for v in space.get_many(held)):
                 return 0  # another run of this task was faster: look again what is left
-            add_counts(space, rows.block_zyx, rows.supervoxel, rows.delta)
+            add_counts(space, rows.block_zyx, rows.supervoxel, rows.delta, stamp=self.stamp)
             for key in held:
                 space.delete(key)
             return len(rows)

@@ -244,3 +244,18 @@ def test_tables_of_edits(cli, store, seg, volume, tmp_path):
     assert (int(body), group) == (svs[0], "4")
     assert list(seg.bodies()) == [svs[0], int(new)]
     assert "nothing to do" in cli("labels", "edit", store, "master", "seg", code=1).err
+
+
+def test_supervoxels_are_cut_along_another_volume(cli, store, seg, volume, tmp_path):
+    other = np.zeros((30, 20, 60), np.uint8)
+    other[:, :, 50:] = 1
+    np.save(tmp_path / "other.npy", other)
+    path = tmp_path / "other.npy"
+    told = cli("labels", "split-by", store, "master", "seg", path, "--offset", "10,5,3", "--user", "zoe").out
+    assert "2 supervoxels were cut into 5, in 6 blocks" in told
+    seg = open_seg(store)
+    names = seg.read((3, 5, 9), (1, 1, 62), supervoxels=True).reshape(-1)
+    runs = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    assert (runs + 9).tolist() == [9, 10, 50, 60, 70]
+    assert set(seg.supervoxels_of(1).id.tolist()) == set(names.tolist())
+    assert "10,5" in cli("labels", "split-by", store, "master", "seg", path, "--offset", "10,5", code=2).err

@@ -29,7 +29,7 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
 from dvid_dask.datatypes.labelmap.extents import Extents, grow_extents, raise_max_label
-from dvid_dask.datatypes.labelmap.index import Index, write_new_bodies
+from dvid_dask.datatypes.labelmap.index import Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
@@ -288,7 +288,13 @@ def apply_rows(space: TxSpace, rows: IndexRows, *, mapping: Mapping | None = Non
 
 
 def add_counts(
-    space: TxSpace, block_zyx: ArrayLike, supervoxel: ArrayLike, delta: ArrayLike, *, mapping: Mapping | None = None
+    space: TxSpace,
+    block_zyx: ArrayLike,
+    supervoxel: ArrayLike,
+    delta: ArrayLike,
+    *,
+    mapping: Mapping | None = None,
+    stamp: Stamp | None = None,
 ) -> NDArray[np.uint64]:
     """Add voxels to (block, supervoxel) pairs of the label index, or take them away.
 
@@ -303,6 +309,8 @@ def add_counts(
         int (n, 3), uint64 (n,) and int (n,): each pair once.
     mapping
         The mapping to use, if already read in this transaction.
+    stamp
+        Who changed the bodies; that of bodies that exist is unchanged if not given.
 
     Returns
     -------
@@ -317,11 +325,15 @@ def add_counts(
         counts = index.counts_of(body, part) + change[part.surface.astype(np.int64)]
         return Rows.of(part.block_zyx, part.supervoxel, np.maximum(counts, 0))
 
-    return _apply(space, rows, mapping, total)
+    return _apply(space, rows, mapping, total, stamp)
 
 
 def _apply(
-    space: TxSpace, rows: Rows, mapping: Mapping | None, of_existing: Callable[[int, Rows], Rows]
+    space: TxSpace,
+    rows: Rows,
+    mapping: Mapping | None,
+    of_existing: Callable[[int, Rows], Rows],
+    stamp: Stamp | None = None,
 ) -> NDArray[np.uint64]:
     """Write rows to the bodies of their supervoxels; for a body that has an index, what `of_existing` makes of them."""
     body = (Mapping(space) if mapping is None else mapping).bodies(rows.supervoxel)
@@ -337,12 +349,12 @@ def _apply(
             if header is None:
                 fresh.append((a, b))
             else:
-                index.update(label, of_existing(label, rows[a:b]))
+                index.update(label, of_existing(label, rows[a:b]), stamp=stamp)
     if fresh:
         chosen = np.concatenate([np.arange(a, b) for a, b in fresh])
         chosen = chosen[rows.count[chosen] > 0]
         new = rows[chosen]
-        write_new_bodies(space, body[chosen], Rows.of(new.block_zyx, new.supervoxel, new.count))
+        write_new_bodies(space, body[chosen], Rows.of(new.block_zyx, new.supervoxel, new.count), stamp)
     return bodies
 
 
