@@ -14,6 +14,9 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
+`label_cuts`                supervoxels of a label block cut in two, and joined
+`contacts`                  faces between the labels of a brick
+`sharding`                  Neuroglancer's sharded files
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
 `downsample`                means over windows: the coarser scales of images
 `images`                    2-d images: PNG, JPEG, TIFF, BMP, pseudocolour, resizing

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 
 import dvid_dask
@@ -115,8 +116,12 @@ def test_what_can_not_start_says_why(cli, store, arguments, status, words):
 
 
 def children(pid):
-    out = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in out.splitlines() if "spawn_main" in line]
+    found = []
+    for process in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):  # it just ended
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def test_processes_share_a_port_and_see_each_other_s_writes_at_once(tmp_path):
