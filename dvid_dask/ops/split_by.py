@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.labelmap import LabelMap, keys
-from dvid_dask.datatypes.labelmap.blocks import blocks_in_box, compress, decompress
 from dvid_dask.datatypes.labelmap.columns import pack
 from dvid_dask.datatypes.labelmap.downres import build_scale
 from dvid_dask.datatypes.labelmap.events import BlocksWritten
@@ -35,35 +35,29 @@ from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 from dvid_dask.errors import BadRequest, DvidError
-from dvid_dask.formats import label_blocks, label_cuts
 from dvid_dask.ops import job
 from dvid_dask.ops.agglomerate import bulk_labelmap
-from dvid_dask.ops.boxes import Box, Point
-from dvid_dask.ops.bricks import Grid
+from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.ingest import reachable
 from dvid_dask.ops.job import LedgerPhase, Result
-from dvid_dask.ops.label_bricks import Counts, encode_counts, partition_of, rows_key
 from dvid_dask.ops.merge_counts import MergeCounts
 from dvid_dask.ops.moves import examples, partitions_for
-from dvid_dask.ops.piles import Pile, by_mapping_page
+from dvid_dask.ops.piles import Pile
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import Volume, open_volume
+from dvid_dask.ops.split_bricks import Bricks, Relabel, borders, changed_blocks, ids_pile, pairs_pile, split_grid
 from dvid_dask.versions.records import rfc3339
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
-    from dvid_dask.datatypes.labelmap.blocks import Layout
+    from dvid_dask.datatypes.base import Mutation, Space, TxSpace
 
 __all__ = ["SplitReport", "split_by"]
 
-_BLOCKS_PER_BRICK = 4  # along each axis
 _ROWS_PER_BLOCK = 48  # labels in a block of a dense segmentation, for the number of partitions only
 _PARENTS = 256
-_SMALL_TABLE = 1 << 22
-_COORDINATE = np.int64(1 << 31)
 
 Columns = tuple["NDArray[np.uint64]", ...]
 
@@ -171,7 +165,7 @@ def split_by(
     client = job.find_client(client)
     job.check_reach(client, seg)
     name = job.job_name(
-        op="split_by", other=volume.identity, box=box, instance=seg.info.data_uuid, version=seg.version.uuid
+        op="split_by", other=_identity(other, volume), box=box, instance=seg.info.data_uuid, version=seg.version.uuid
     )
     show = Progress(progress)
     ledger = DraftLedger.start(seg, name, {"op": "split_by"}, user=user, app=app)
@@ -181,6 +175,13 @@ def split_by(
     except DvidError:
         ledger.give_up()
         raise
+
+
+def _identity(other: Any, volume: Volume) -> str:
+    """What the job's name says of the other; an instance is the same whatever else of its version changes."""
+    if isinstance(other, Datatype):
+        return f"instance:{other.info.data_uuid}:{other.version.uuid}"
+    return volume.identity
 
 
 def _offset(other: Any, offset: Sequence[int] | None) -> tuple[int, ...]:
@@ -205,10 +206,10 @@ def _run(ledger: DraftLedger, volume: Volume, box: Box, client: Any, show: Progr
     if not len(blocks):
         ledger.give_up()
         return SplitReport(ledger.name, 0, 0, 0, 0, time.monotonic() - began)
-    grid = _grid(blocks, block)
+    grid = split_grid(blocks, block)
     computed = volume.delayed([]) is not None
     parts = _Parts(ledger, partitions)
-    bricks = _Bricks(ledger, partitions, instance.layout, grid, box, None if computed else volume)
+    bricks = Bricks(ledger, partitions, instance.layout, grid, box, None if computed else volume)
     per_brick = grid.edge[0] * grid.edge[1] * grid.edge[2]
 
     def phase(name: str, title: str, weights: Sequence[int], task: Callable[..., Result], given: Any = None) -> None:
@@ -229,10 +230,10 @@ def _run(ledger: DraftLedger, volume: Volume, box: Box, client: Any, show: Progr
     offsets = np.cumsum([0, *needed])[:-1].tolist()
     phase("ids", "give ids", [1] * partitions, _GiveIds(parts, [first + n for n in offsets]))
     chosen = sorted({b for result in ledger.done("ids").values() for b in result["bricks"]})
-    relabel = _Relabel(bricks, chosen)
+    relabel = Relabel(bricks, chosen)
     phase("relabel", "relabel", [per_brick] * len(chosen), relabel, given(chosen))
     phase("index", "label index", [1] * partitions, MergeCounts(ledger, "index", _stamp(ledger)))
-    changed = _changed(ledger)
+    changed = changed_blocks(ledger)
     parents = changed
     for scale in range(1, levels + 1):
         parents = np.unique(parents >> 1, axis=0)
@@ -269,13 +270,6 @@ def _run(ledger: DraftLedger, volume: Volume, box: Box, client: Any, show: Progr
     )
 
 
-def _grid(blocks: NDArray[np.int32], block: Point) -> Grid:
-    """Bricks over the stored blocks."""
-    low, high = blocks.min(axis=0).tolist(), (blocks.max(axis=0) + 1).tolist()
-    z, y, x = (b * _BLOCKS_PER_BRICK for b in block)
-    return Grid(0, 0, (z, y, x), block, Box.of(low, high).scaled(block)).only(blocks.astype(np.int64))
-
-
 def _computed(volume: Volume, box: Box, bricks: list[Box]) -> list[Any] | None:
     """What a dask array has for each brick; None for those beside it."""
     insides = [brick.intersect(box) for brick in bricks]
@@ -295,26 +289,6 @@ def _first_id(ledger: DraftLedger, instance: LabelMap, n: int) -> int:
 def _stamp(ledger: DraftLedger) -> Stamp:
     who = ledger._who
     return Stamp(ledger.mutation, rfc3339(ledger.time), who["user"], who["app"])
-
-
-def _changed(ledger: DraftLedger) -> NDArray[np.int32]:
-    """Blocks of scale 0 that changed, int32 (n, 3)."""
-    table = _blocks_pile(ledger).read(ledger.view(), 0).astype(np.int64) - _COORDINATE
-    return np.ascontiguousarray(table.T).astype(np.int32)
-
-
-def _blocks_pile(ledger: DraftLedger) -> Pile:
-    return Pile(ledger, "blocks", 3)
-
-
-def _pairs_pile(ledger: DraftLedger) -> Pile:
-    """Supervoxel, other label, 1 if beside the other, brick, voxels; by page of the mapping."""
-    return Pile(ledger, "pairs", 5)
-
-
-def _ids_pile(ledger: DraftLedger) -> Pile:
-    """Supervoxel, other label, 1 if beside the other, new id; by brick."""
-    return Pile(ledger, "ids", 4)
 
 
 # ------------------------------------------------------------------ by page of the mapping
@@ -341,13 +315,6 @@ class _Found(NamedTuple):
         return np.diff(np.append(self.starts, len(self.supervoxel)))
 
 
-def _borders(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where rows of sorted columns differ from the one before."""
-    first = np.ones(len(columns[0]), np.bool_)
-    first[1:] = np.logical_or.reduce([c[1:] != c[:-1] for c in columns])
-    return first
-
-
 @dataclass(frozen=True)
 class _Parts:
     """The tasks on supervoxels."""
@@ -361,9 +328,9 @@ class _Parts:
         return Pile(self.ledger, "splits", 6)
 
     def _found(self, space: Space, partition: int) -> _Found:
-        rows = _pairs_pile(self.ledger).read(space, partition)
+        rows = pairs_pile(self.ledger).read(space, partition)
         rows = rows[:, np.lexsort((rows[3], rows[1], rows[2], rows[0]))]
-        new = _borders(rows[0], rows[2], rows[1])
+        new = borders(rows[0], rows[2], rows[1])
         part = np.cumsum(new) - 1
         heads = np.flatnonzero(new)
         several = np.zeros(len(heads), np.bool_)  # parts of supervoxels that have more than one
@@ -371,11 +338,11 @@ class _Parts:
         several[1:] |= same
         several[:-1] |= same
         rows = rows[:, several[part]] if len(heads) else rows
-        new = _borders(rows[0], rows[2], rows[1])
+        new = borders(rows[0], rows[2], rows[1])
         heads = np.flatnonzero(new)
         voxels = np.add.reduceat(rows[4], heads) if len(heads) else rows[4]
         supervoxel = rows[0, heads]
-        starts = np.flatnonzero(_borders(supervoxel))
+        starts = np.flatnonzero(borders(supervoxel))
         return _Found(supervoxel, rows[1, heads], rows[2, heads], voxels, starts, rows, np.cumsum(new) - 1)
 
     def find(self, partition: int) -> Result:
@@ -405,7 +372,7 @@ class _Parts:
         zeros = np.full(len(old), partition, np.int64)
         items = self._splits.cut(partition, 0, zeros, [old, remain, split, body, split_size, remain_size])
         rows, brick = found.rows, found.rows[3].astype(np.int64)
-        items += _ids_pile(self.ledger).cut(partition, 0, brick, [*rows[:3], parts[found.part]])
+        items += ids_pile(self.ledger).cut(partition, 0, brick, [*rows[:3], rows[4], parts[found.part]])
         result = {"bricks": np.unique(brick).tolist()}
 
         def step(_: Mutation, tx: TxSpace) -> Result:
@@ -465,240 +432,7 @@ class _GiveIds:
         return self.parts.give_ids(partition, self.firsts[partition])
 
 
-# ------------------------------------------------------------------ by brick
-
-
-class _Other(NamedTuple):
-    """The other labels in a block: which of `label` each voxel has, or None if all have the one.
-
-    `beside` is 1 for the one that stands for no voxel of the other segmentation.
-    """
-
-    codes: NDArray[np.int64] | None
-    label: NDArray[np.uint64]
-    beside: NDArray[np.uint64]
-
-
-_BESIDE = _Other(None, np.zeros(1, np.uint64), np.ones(1, np.uint64))
-
-
-def _factorized(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Number of each value among the distinct ones, and those."""
-    import pandas as pd
-
-    codes, distinct = pd.factorize(values.reshape(-1).astype(np.uint64))
-    return codes.astype(np.int64), np.asarray(distinct, np.uint64)
-
-
-def _combine(block: bytes, other: _Other) -> tuple[NDArray[np.uint64], NDArray[np.int64], Any, NDArray[np.int64]]:
-    """Pairs of supervoxel and number of the other label in a block, the pair of each voxel, and voxels of each pair."""
-    if other.codes is None:
-        raise ValueError("one label only: its pairs are the block's labels")
-    codes, names = _factorized(label_blocks.decode_block(block))
-    n = len(other.label)
-    packed = codes * n + other.codes
-    if len(names) * n <= _SMALL_TABLE:
-        counts = np.bincount(packed, minlength=len(names) * n)
-        pairs = np.flatnonzero(counts)
-        rank = np.zeros(len(counts), np.int64)
-        rank[pairs] = np.arange(len(pairs))
-        where, counts = rank[packed], counts[pairs]
-    else:
-        pairs, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
-    return names[pairs // n], pairs % n, where.reshape(-1), counts.astype(np.int64)
-
-
-class _Table:
-    """The new ids in a brick, to look up by supervoxel and other label."""
-
-    def __init__(self, rows: NDArray[np.uint64]) -> None:
-        supervoxel, label, beside, new = rows
-        self.supervoxels = np.unique(supervoxel)
-        self._labels = np.unique(label)
-        code = self._code(supervoxel, label, beside)
-        order = np.argsort(code)
-        self._codes, self._new = code[order], new[order]
-
-    def _code(
-        self, supervoxel: NDArray[np.uint64], label: NDArray[np.uint64], beside: NDArray[np.uint64]
-    ) -> NDArray[np.int64]:
-        n = len(self._labels)
-        column = np.where(beside != 0, n, np.searchsorted(self._labels, label))
-        return np.searchsorted(self.supervoxels, supervoxel) * np.int64(n + 1) + column
-
-    def new(
-        self, supervoxel: NDArray[np.uint64], label: NDArray[np.uint64], beside: NDArray[np.uint64]
-    ) -> NDArray[np.uint64]:
-        """What voxels of supervoxels become.
-
-        Raises
-        ------
-        BadRequest
-            If a supervoxel that is cut lies under a label that it had not when it was looked at first.
-        """
-        cut = np.isin(supervoxel, self.supervoxels)
-        known = (beside != 0) | np.isin(label, self._labels)
-        code = self._code(supervoxel, label, beside)
-        at = np.minimum(np.searchsorted(self._codes, code), len(self._codes) - 1)
-        hit = (self._codes[at] == code) & known
-        if (cut & ~hit).any():
-            raise BadRequest("the segmentation to cut by changed while it was read; nothing is changed")
-        return np.where(cut, self._new[at], supervoxel)
-
-
-@dataclass(frozen=True)
-class _Bricks:
-    """The tasks on voxels. `other` is None where tasks are given what Dask computed."""
-
-    ledger: DraftLedger
-    partitions: int
-    layout: Layout
-    grid: Grid
-    box: Box
-    other: Volume | None
-
-    def blocks(
-        self, index: int, given: NDArray[Any] | None, wanted: NDArray[np.uint64] | None = None
-    ) -> Iterator[tuple[NDArray[np.int32], bytes, _Other]]:
-        """Stored blocks of a brick as they were at first, and the other labels in each.
-
-        With `wanted`, those that hold one of these supervoxels (ascending) only.
-        """
-        brick, shape = self.grid.brick(index), self.layout.block_shape
-        cells = brick.cells(shape)
-        coords = blocks_in_box(cells.start, cells.stop)
-        inside = brick.intersect(self.box)
-        if given is None and inside:
-            if self.other is None:
-                raise ValueError("a brick that overlaps a dask array was not given its part")
-            given = self.other.read(inside.relative(self.box.start))
-        for block, value in zip(coords, self.ledger.base().get_many(keys.blocks(0, coords)), strict=True):
-            if value is None:
-                continue
-            opened = decompress(value, self.layout)
-            if wanted is not None and not np.isin(label_blocks.labels(opened), wanted).any():
-                continue
-            start = block.tolist()
-            box = Box.of(start, [v + 1 for v in start]).scaled(shape)
-            yield block, opened, self._under(box, inside, given)
-
-    @staticmethod
-    def _under(box: Box, inside: Box, given: NDArray[Any] | None) -> _Other:
-        covered = box.intersect(inside) if inside else inside
-        if given is None or not covered:
-            return _BESIDE
-        part = np.asarray(given)[covered.relative(inside.start).slices()]
-        if covered == box and (part == part[0, 0, 0]).all():
-            return _Other(None, part[:1, 0, 0].astype(np.uint64), np.zeros(1, np.uint64))
-        codes, label = _factorized(part)
-        beside = np.zeros(len(label), np.uint64)
-        if covered != box:
-            whole = np.full(box.shape, len(label), np.int64)
-            whole[covered.relative(box.start).slices()] = codes.reshape(covered.shape)
-            codes = whole.reshape(-1)
-            label, beside = np.append(label, np.uint64(0)), np.append(beside, np.uint64(1))
-        return _Other(codes, label, beside)
-
-    def pairs(self, index: int, given: NDArray[Any] | None = None) -> Result:
-        """Count supervoxels under other labels."""
-        if (done := self.ledger.mark(self.ledger.view(), "pairs", index)) is not None:
-            return done
-        parts: list[Columns] = [(np.empty(0, np.uint64),) * 4]
-        for _, block, other in self.blocks(index, given):
-            if other.codes is None:
-                supervoxel, counts = label_blocks.count(block)
-                which = np.zeros(len(supervoxel), np.int64)
-            else:
-                supervoxel, which, _, counts = _combine(block, other)
-            keep = supervoxel != 0
-            which = which[keep]
-            parts.append((supervoxel[keep], other.label[which], other.beside[which], counts[keep].astype(np.uint64)))
-        supervoxel, label, beside, voxels = (np.concatenate([p[i] for p in parts]) for i in range(4))
-        order = np.lexsort((label, beside, supervoxel))
-        supervoxel, label, beside, voxels = supervoxel[order], label[order], beside[order], voxels[order]
-        heads = np.flatnonzero(_borders(supervoxel, label, beside))
-        sums = np.add.reduceat(voxels, heads) if len(heads) else voxels
-        supervoxel, label, beside = supervoxel[heads], label[heads], beside[heads]
-        columns = [supervoxel, label, beside, np.full(len(heads), index, np.uint64), sums]
-        items = _pairs_pile(self.ledger).cut(index, 0, by_mapping_page(supervoxel, self.partitions), columns)
-
-        def step(_: Mutation, tx: TxSpace) -> Result:
-            tx.put_many(items)
-            return {}
-
-        return self.ledger.commit("pairs", index, step)
-
-    def relabel(self, task: int, index: int, given: NDArray[Any] | None = None) -> Result:
-        """Write the parts of a brick."""
-        space = self.ledger.view()
-        if (done := self.ledger.mark(space, "relabel", task)) is not None:
-            return done
-        table = _Table(_ids_pile(self.ledger).read(space, index))
-        coords: list[NDArray[np.int32]] = []
-        values: list[bytes] = []
-        counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]] = []
-        for block, opened, other in self.blocks(index, given, table.supervoxels):
-            if other.codes is None:
-                old, counts = label_blocks.count(opened)
-                keep = np.isin(old, table.supervoxels)
-                old, counts = old[keep], counts[keep].astype(np.int64)
-                order = np.argsort(old)
-                old, counts = old[order], counts[order]
-                new = table.new(old, other.label.repeat(len(old)), other.beside.repeat(len(old)))
-                made = label_cuts.map_labels(opened, old, new) if len(old) else opened
-            else:
-                old, which, where, counts = _combine(opened, other)
-                new = table.new(old, other.label[which], other.beside[which])
-                made = label_blocks.encode_block(new[where].reshape(self.layout.block_shape))
-            moved = old != new
-            if not moved.any():  # the table names what no voxel has
-                continue
-            both = np.concatenate([old[moved], new[moved]])
-            counted.append(
-                (np.full(len(both), len(coords), np.int64), both, np.concatenate([-counts[moved], counts[moved]]))
-            )
-            coords.append(block)
-            values.append(compress(made))
-        return self._write(space, task, coords, values, counted)
-
-    def _write(
-        self,
-        space: Space,
-        task: int,
-        coords: list[NDArray[np.int32]],
-        values: list[bytes],
-        counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]],
-    ) -> Result:
-        if not coords:
-            raise BadRequest("the segmentation to cut by changed while it was read; nothing is changed")
-        at = np.stack(coords)
-        number, label, delta = (np.concatenate([c[i] for c in counted]) for i in range(3))
-        rows = Counts.summed(number, label, delta, at)
-        partition = partition_of(Mapping(space).bodies(rows.supervoxel), self.partitions)
-        order = np.argsort(partition, kind="stable")
-        starts = np.flatnonzero(_borders(partition[order])).tolist()
-        items = [
-            (rows_key(self.ledger, int(partition[order[a]]), task), encode_counts(rows[order[a:b]]))
-            for a, b in zip(starts, [*starts[1:], len(order)], strict=True)
-        ]
-        places = list((at.T.astype(np.int64) + _COORDINATE).astype(np.uint64))
-        items += _blocks_pile(self.ledger).cut(task, 0, np.zeros(len(at), np.int64), places)
-        items += zip(keys.blocks(0, at), values, strict=True)
-
-        def step(_: Mutation, tx: TxSpace) -> Result:
-            tx.put_many(items)
-            return {}
-
-        return self.ledger.commit("relabel", task, step)
-
-
-@dataclass(frozen=True)
-class _Relabel:
-    bricks: _Bricks
-    chosen: list[int]
-
-    def __call__(self, task: int, given: NDArray[Any] | None = None) -> Result:
-        return self.bricks.relabel(task, self.chosen[task], given)
+# ------------------------------------------------------------------ coarser scales
 
 
 @dataclass(frozen=True)

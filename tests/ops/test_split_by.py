@@ -12,7 +12,7 @@ import pytest
 from dvid_dask import ops
 from dvid_dask.errors import BadRequest, Conflict, LockedVersion, NotSupported
 from dvid_dask.formats import rles
-from dvid_dask.ops import drafts
+from dvid_dask.ops import drafts, split_bricks
 from dvid_dask.ops.split_by import split_by
 from tests.ops.conftest import neurites
 from tests.ops.model import World
@@ -120,7 +120,7 @@ def check(seg, volume, under, offset, report, bodies):
 @pytest.mark.parametrize("offset", [(0, 0, 0), (-64, 32, -80)])
 def test_all_is_as_in_the_model(repo, monkeypatch, offset, rows_per_partition):
     monkeypatch.setattr("dvid_dask.ops.moves._ROWS_PER_PARTITION", rows_per_partition)
-    monkeypatch.setattr(module, "_BLOCKS_PER_BRICK", 2)
+    monkeypatch.setattr(split_bricks, "_BLOCKS_PER_BRICK", 2)
     monkeypatch.setattr(module, "_PARENTS", 3)
     volume = neurites((64, 48, 80))
     svs = np.unique(volume[volume > 0]).tolist()
@@ -139,8 +139,8 @@ def test_all_is_as_in_the_model(repo, monkeypatch, offset, rows_per_partition):
 @pytest.mark.parametrize("kind", ["numpy", "dask", "labelmap"])
 @pytest.mark.parametrize("small_table", [1, 1 << 22])
 def test_other_covers_a_part_only(repo, monkeypatch, kind, small_table):
-    monkeypatch.setattr(module, "_SMALL_TABLE", small_table)
-    monkeypatch.setattr(module, "_BLOCKS_PER_BRICK", 1)
+    monkeypatch.setattr(split_bricks, "_SMALL_TABLE", small_table)
+    monkeypatch.setattr(split_bricks, "_BLOCKS_PER_BRICK", 1)
     volume = neurites((48, 48, 64), labels=12)
     seg = filled(repo, volume, (-16, 0, 16))
     bodies = seg.read((-16, 0, 16), volume.shape)
@@ -188,9 +188,7 @@ def test_cut_in_two_is_a_split_of_a_supervoxel(repo):
         assert ours.mapping([7, *theirs, 9]).tolist() == [0, 7, 7, 9]
         table = ours.supervoxels_of(7)
         sizes = [int(((volume == 7) & (other == label)).sum()) for label in (0, 1)]
-        assert dict(zip(table.id.tolist(), table.voxels.tolist(), strict=True)) == dict(
-            zip(theirs, sizes, strict=True)
-        )
+        assert dict(zip(table.id.tolist(), table.voxels.tolist(), strict=True)) == dict(zip(theirs, sizes, strict=True))
     told = [{k: v for k, v in r.items() if k not in ("MutationID", "UUID", "Timestamp", "Split")}
             for seg in (one, many) for r in seg.mutations() if r["Action"] == "split-supervoxel-complete"]  # fmt: skip
     told[0] |= {k: names[told[0][k]] for k in ("SplitSupervoxel", "RemainSupervoxel")}
@@ -206,7 +204,7 @@ class PowerCutError(Exception):
 
 def test_a_power_cut_after_any_commit(repo, monkeypatch):
     monkeypatch.setattr("dvid_dask.ops.moves._ROWS_PER_PARTITION", 400)
-    monkeypatch.setattr(module, "_BLOCKS_PER_BRICK", 2)
+    monkeypatch.setattr(split_bricks, "_BLOCKS_PER_BRICK", 2)
     volume = neurites((48, 48, 48), labels=20)
     seg = filled(repo, volume)
     other = regions(volume.shape)
@@ -232,6 +230,23 @@ def test_a_power_cut_after_any_commit(repo, monkeypatch):
             assert len(ops.unfinished_jobs(seg)) == 1
     assert runs > 3
     check(seg, volume, other.astype(np.int64), (0, 0, 0), report, volume)
+
+
+def test_another_labelmap_of_the_version_is_the_same_after_a_power_cut(repo, monkeypatch):
+    seg, volume, other = two(repo)
+    given = labelmap(repo, name="other")
+    ops.ingest(other.astype(np.uint64) + np.uint64(1), given, progress=False)
+
+    def cut(self, partition):
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Parts, "retire", cut)
+        for _ in range(2):
+            with pytest.raises(PowerCutError):
+                run(seg, given)
+    assert len(ops.unfinished_jobs(seg)) == 1
+    check(seg, volume, other.astype(np.int64), (0, 0, 0), run(seg, given), volume)
 
 
 def meanwhile(monkeypatch, action):
@@ -304,11 +319,14 @@ def test_what_can_t_be_cut_is_refused(repo, monkeypatch):
         run(seg, other, offset=(0, 0))
     with pytest.raises(NotSupported):
         run(repo.new_instance("uint8blk", "gray"), other)
-    looks = iter([other, other + np.uint8(7) * (other == 1), other])
     changing = ops.open_volume(other)
-    monkeypatch.setattr(type(changing), "_read", lambda self, box: next(looks)[box.slices()])
-    with pytest.raises(BadRequest, match="changed while"):
-        run(seg, changing)
+    later = [other + np.uint8(7) * (other == 1), np.zeros_like(other), other.copy()]
+    later[2][8, 0, 0] = 1
+    for second in later:  # another label, one fewer, and one voxel of another label
+        looks = iter([other, second])
+        monkeypatch.setattr(type(changing), "_read", lambda self, box, looks=looks: next(looks)[box.slices()])
+        with pytest.raises(BadRequest, match="changed while"):
+            run(seg, changing)
     assert dict(seg.view(0).scan()) == before
     clean(seg)
     monkeypatch.undo()
