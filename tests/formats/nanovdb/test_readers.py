@@ -6,6 +6,7 @@ PNanoVDB               NanoVDB's one-file reader, from the wheel of Warp, compil
 NanoVDB in C++         the reader proper, with its own validation, statistics and checksums, and its own writer, whose
                        bytes must equal ours; where headers of version 32.6 or later are found: in the folder that
                        ``NANOVDB_INCLUDE`` names (it holds ``nanovdb/NanoVDB.h``), or in the system's
+NanoVDB 32.4 in C++    Debian's libnanovdb-dev: validation, iteration and look-up of value grids, all that it knows
 =====================  ==================================================================================
 """
 
@@ -76,15 +77,29 @@ def c_reader():
     return built("reader.c", compiler("cc", "gcc", "clang"), str(native))
 
 
-def cpp_reader():
+def cpp_headers():
+    """Folder and version of each set of NanoVDB's C++ headers on the machine."""
     for folder in filter(None, [os.environ.get("NANOVDB_INCLUDE"), "/usr/include", "/usr/local/include"]):
         header = Path(folder) / "nanovdb" / "NanoVDB.h"
         if header.exists():
             text = header.read_text()
-            version = tuple(int(re.search(rf"NANOVDB_{n}_VERSION_NUMBER\s+(\d+)", text)[1]) for n in ("MAJOR", "MINOR"))
-            if version >= OLDEST:
-                return built("reader.cpp", compiler("c++", "g++", "clang++"), folder)
+            number = r"NANOVDB_{}_VERSION_NUMBER\s+(\d+)"
+            yield folder, tuple(int(re.search(number.format(part), text)[1]) for part in ("MAJOR", "MINOR"))
+
+
+def cpp_reader():
+    for folder, version in cpp_headers():
+        if version >= OLDEST:
+            return built("reader.cpp", compiler("c++", "g++", "clang++"), folder)
     pytest.skip(f"no C++ headers of NanoVDB {OLDEST[0]}.{OLDEST[1]} or later: name their folder in NANOVDB_INCLUDE")
+    return None
+
+
+def older_cpp_reader():
+    for folder, version in cpp_headers():
+        if version == (32, 4):
+            return built("reader_32_4.cpp", compiler("c++", "g++", "clang++"), folder)
+    pytest.skip("no C++ headers of NanoVDB 32.4: apt-get install libnanovdb-dev")
     return None
 
 
@@ -310,6 +325,31 @@ def test_nanovdb(voxels, raw):
     weights = np.arange(1, len(voxels) + 1) % 1009
     sums = re.findall(r"^channel (\d+)$", text, flags=re.M)
     assert [int(s) for s in sums] == [int((weights * v).sum()) for v in (small, order, order)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(bodies(), st.sampled_from([np.float32, np.uint32]))
+def test_nanovdb_as_debian_has_it(voxels, dtype):
+    program = older_cpp_reader()
+    voxels = ordered(voxels)
+    points = np.concatenate([voxels, neighbours(voxels)])
+    values = np.arange(1, len(voxels) + 1).astype(dtype)
+    name = "body µ" + "x" * 300
+    grid = nanovdb.encode_value_grid(
+        nanovdb.leaves_of_voxels(voxels), values, name=name, voxel_size_xyz=(4, 8, 40), background=7, checksum="none"
+    )
+    text, out = run(program, grid.tobytes(), points)
+    found = fields(text)
+    assert found["name"] == name
+    assert int(found["voxels"]) == len(voxels)
+    assert [int(v) for v in found["box"].split()] == [*voxels.min(0), *voxels.max(0)]
+    assert [float(v) for v in found["voxel_size"].split()] == [4, 8, 40]
+    assert [float(v) for v in found["world"].split()] == [4, 16, 120]
+    assert [float(v) for v in found["back"].split()] == [1, 2, 3]
+    assert found["checked"] == "1"
+    ((listed, looked),) = grids_of(out, points, 1)
+    np.testing.assert_array_equal(listed, voxels)
+    np.testing.assert_array_equal(looked, expected(voxels, values, points, 7))
 
 
 def test_nanovdb_reads_an_empty_grid():
