@@ -563,7 +563,7 @@ def test_planes_in_many_parts_and_before_the_first_write(repo, monkeypatch):
     assert (image.read_plane(plane) == 9).all()
     image.write((0, 0, 0), noise((16, 16, 16)))
     whole = image.read_plane(plane)
-    monkeypatch.setattr("dvid_dask.datatypes.imageblk.image._PLANE_POINTS", 50)
+    monkeypatch.setattr("dvid_dask.datatypes.imageblk.methods.reading._PLANE_POINTS", 50)
     np.testing.assert_array_equal(image.read_plane(plane), whole)
     assert whole.shape == (plane.height, plane.width)
 

@@ -1,8 +1,8 @@
 """Images in blocks, per version: the datatypes uint8blk, uint16blk, uint32blk, uint64blk, float32blk and rgba8blk."""
 
 from .boxes import Extents
+from .events import BlocksWritten
 from .image import (
-    BlocksWritten,
     Float32Blk,
     ImageBlk,
     Rgba8Blk,

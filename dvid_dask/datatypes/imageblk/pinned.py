@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.versions.space import Space
 
-    from .image import ImageBlk
+    from .methods.bulk import Bulk
 
 __all__ = ["PinnedImage"]
 
@@ -31,7 +31,7 @@ class PinnedImage:
         Equal tokens mean equal voxels.
     """
 
-    def __init__(self, image: ImageBlk, space: Space, scale: int, extents: Extents) -> None:
+    def __init__(self, image: Bulk, space: Space, scale: int, extents: Extents) -> None:
         self._image = image
         self._space = space
         self.scale = scale
