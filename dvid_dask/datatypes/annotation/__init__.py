@@ -1,0 +1,1 @@
+"""Annotations: points with kinds, tags and relationships, found by box, label and tag."""
