@@ -13,6 +13,7 @@ from dvid_dask.versions.registry import lookup, register
 from dvid_dask.versions.space import Space, TxSpace
 
 if TYPE_CHECKING:
+    from dvid_dask.versions.meaning import MergeStep
     from dvid_dask.versions.repo import Repo
     from dvid_dask.versions.version import Version
 
@@ -47,6 +48,8 @@ class Datatype:
         REST keywords whose POST is not a mutation.
     sync_partners : frozenset of str or None
         Types of instances it may follow; ``"*"`` among them for any; None when it has no sync at all.
+    merges_by_meaning : bool
+        Whether `merge_versions` merges instances of the type, not one key after the other.
     """
 
     typename: ClassVar[str] = ""
@@ -55,6 +58,7 @@ class Datatype:
     default_compression: ClassVar[str] = "lz4"
     reads_by_post: ClassVar[frozenset[str]] = frozenset()
     sync_partners: ClassVar[frozenset[str] | None] = None
+    merges_by_meaning: ClassVar[bool] = False
 
     def __init__(self, version: Version, info: InstanceInfo) -> None:
         self.version = version
@@ -251,6 +255,31 @@ class Datatype:
             The value, None to have no such key, or `CONFLICT` (the default): the key is absent and gets listed.
         """
         return CONFLICT
+
+    def merge_versions(self, step: MergeStep) -> None:
+        """Bring what another parent of a merge has changed into the new version, by its meaning.
+
+        For types whose keys depend on each other, and which say so by `merges_by_meaning`. Called on the instance at
+        the new version, once for each parent after the first. The new version begins with what the first parent has.
+        Nobody sees it before the merge is whole, so what has to be done is done in as many commits
+        (`MergeStep.update`) as keep memory bounded; a kill leaves nothing.
+
+        What both sides changed in ways that contradict each other stays as it is in the new version, and is listed
+        (`MergeStep.conflict`). By default keys are merged one by one with `merge_value`, and ours stays in a conflict.
+
+        **Followers.** Instances that follow others (sync) merge before those that they follow, so an instance finds
+        what it follows as it is without the other parent's changes. It merges what is its own, and may read the
+        followed instance at the new version (``self.version[name]``, or ``m.space(...)`` within a commit). What it
+        derives from the other (lists by body, say) it leaves as it is here: that fits the state of the other. When the
+        other merges, its events come to `on_event` as they would had the edits been made here, one after the other,
+        and what is derived follows. A type of which all is derived merges nothing in here.
+
+        Parameters
+        ----------
+        step : MergeStep
+            Both sides, their common ancestor, and the way to change the new version.
+        """
+        step.merge_keys(settle=self.merge_value)
 
     def __eq__(self, other: object) -> bool:
         return (

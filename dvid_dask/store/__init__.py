@@ -4,7 +4,7 @@ A `Store` is a folder, a bucket or memory. It holds named trees; branching one c
 holds. `Tree.update` changes a tree atomically, `Tree.view` pins a state of it for reading.
 """
 
-from .diff import Change
+from .diff import Change, diff
 from .errors import (
     BadStore,
     Conflict,
@@ -49,6 +49,7 @@ __all__ = [
     "TreeExists",
     "TreeNotFound",
     "View",
+    "diff",
     "land",
     "prefix_end",
 ]

@@ -22,14 +22,17 @@ import msgspec
 
 from dvid_dask.errors import BadRequest, LockedVersion, UnknownVersion
 from dvid_dask.store import prefix_end
+from dvid_dask.versions.meaning import MergeMutation, MergeStep, Origins
 from dvid_dask.versions.meta import MetaChange
 from dvid_dask.versions.records import InstanceInfo, NodeRecord, is_hex_uuid, new_uuid, now
+from dvid_dask.versions.space import Space
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
-    from dvid_dask.store import Store, Transaction, View
+    from dvid_dask.store import Store, Transaction, Tree, View
+    from dvid_dask.versions.mutation import Mutation
     from dvid_dask.versions.repo import Repo
-    from dvid_dask.versions.state import RepoState
+    from dvid_dask.versions.space import TxSpace
     from dvid_dask.versions.version import Version
 
 __all__ = ["Conflicts", "KeyConflict", "merge"]
@@ -40,27 +43,32 @@ _BATCH_BYTES = 32 << 20
 #: Conflicts that the log of the new version names.
 _NAMED = 20
 
+_NAMED_LENGTH = 200
+
 _PREFIX = 9  # length of an instance's prefix in a tree
+_UUID = 32
 
 
-class _StoredConflict(msgspec.Struct, frozen=True):
+class _StoredConflict(msgspec.Struct, frozen=True, omit_defaults=True):
     parents: tuple[str, ...]
     base: str | None
+    what: Any = None
 
 
 class KeyConflict(msgspec.Struct, frozen=True):
-    """A key that several parents of a merge changed to different values.
+    """Something that several parents of a merge changed differently.
 
     Attributes
     ----------
     instance : str
         Name of the data instance.
     key : bytes
-        The key, relative to the instance.
+        The key, relative to the instance. It is absent from the new version, unless the type of the instance merges by
+        meaning: then the first parent's change is there, and the key only names the conflict.
     what : object
-        The key as the datatype shows it.
+        The key as the datatype shows it, or what contradicts each other in the field's words.
     parents : tuple of str
-        UUIDs of the parents whose values differ; read the values there.
+        UUIDs of the parents that differ; read what they have there.
     base : str or None
         UUID of a common ancestor of the first two.
     """
@@ -98,7 +106,7 @@ class Conflicts(Sequence[KeyConflict]):
             own = full[_PREFIX:]
             if data is None:  # deleted since
                 continue
-            what = data.describe_change(own)
+            what = data.describe_change(own) if kept.what is None else kept.what
             yield KeyConflict(data.name, own, own if what is None else what, kept.parents, kept.base)
 
     @overload
@@ -169,53 +177,6 @@ class Plan:
         return _Decision(next(iter(first), None))
 
 
-class Origins:
-    """Where the value of one key was set: looked up through the history, for criss-cross merges.
-
-    A version's value was set where its parent's was if it is the same; at a merge, where those parents' were that gave
-    it by the rule; else at the version itself. Of a key that never was, nowhere.
-    """
-
-    def __init__(self, state: RepoState, get: Callable[[int], bytes | None]) -> None:
-        self._state = state
-        self._get = get
-        self._found: dict[int, frozenset[int]] = {}
-        self._above: dict[int, set[int]] = {}
-
-    def older(self, a: int, b: int) -> int | None:
-        """Which of two versions' values was set above where the other's was; None if neither."""
-        for vid in sorted(self._state.ancestors(a, b)):  # parents come before children
-            if vid not in self._found:
-                self._found[vid] = self._origin(vid)
-        if self._below(self._found[a], self._found[b]):
-            return a
-        return b if self._below(self._found[b], self._found[a]) else None
-
-    def _below(self, old: frozenset[int], new: frozenset[int]) -> bool:
-        """True when each of `old` lies above one of `new`."""
-        return old != new and all(any(o != n and o in self._ancestors(n) for n in new) for o in old)
-
-    def _ancestors(self, vid: int) -> set[int]:
-        if vid not in self._above:
-            self._above[vid] = self._state.ancestors(vid)
-        return self._above[vid]
-
-    def _origin(self, vid: int) -> frozenset[int]:
-        parents = self._state.nodes[vid].parents
-        value = self._get(vid)
-        if not parents:
-            return frozenset() if value is None else frozenset({vid})
-        values = {p: self._get(p) for p in parents}
-        remaining = [
-            p for p in parents if not any(self._below(self._found[p], self._found[q]) for q in parents if q != p)
-        ]
-        given = {values[p] for p in remaining} - {None}
-        natural = next(iter(given)) if len(given) == 1 else None
-        if value != natural or len(given) > 1:
-            return frozenset({vid})
-        return frozenset().union(*(self._found[p] for p in remaining if values[p] == value))
-
-
 class _Merger:
     def __init__(self, repo: Repo, parents: Sequence[Version], resolve: Sequence[InstanceInfo]) -> None:
         self.store: Store = repo.datastore.store
@@ -235,13 +196,18 @@ class _Merger:
         #: of parents and common ancestors, and of others as they are needed
         self._views = by_id
         self.instances: dict[bytes, Datatype] = {i.prefix: parents[0].instance(i) for i in state.instances.values()}
+        self.by_meaning = [p for p, data in self.instances.items() if data.merges_by_meaning and data.info.versioned]
         self.resolved = {i.prefix for i in resolve}
-        self.conflicts = 0
+        self.conflicts = 0  # keys that are absent
+        self.settled = 0  # what was settled for the first parent
         self.named: list[str] = []
+        self.named_settled: list[str] = []
+        self._listed: dict[bytes, bytes] = {}
+        self._new_tree: Tree | None = None
 
     def _differing(self) -> Iterator[list[bytes]]:
         first, *others = self.views
-        streams = [(c.key for c in self.store.diff(first, other)) for other in others]
+        streams = [self._differing_by_key(first, other) for other in others]
         part: list[bytes] = []
         last: bytes | None = None
         for key in heapq.merge(*streams):
@@ -253,6 +219,14 @@ class _Merger:
                     part = []
         if part:
             yield part
+
+    def _differing_by_key(self, first: View, other: View) -> Iterator[bytes]:
+        """Keys that differ, but those of instances that merge by meaning."""
+        at = b""
+        for prefix in [*sorted(self.by_meaning), None]:
+            for change in self.store.diff(first, other, at, prefix):
+                yield change.key
+            at = prefix_end(prefix or b"")
 
     def run(self, name: str, uuid: str) -> None:
         """Write what the new version has beyond its first parent into its tree."""
@@ -323,6 +297,103 @@ class _Merger:
             return None, False
         return found, True
 
+    # -------------------------------------------------------------- by meaning
+
+    def run_by_meaning(self, new: Version) -> None:
+        """Have the instances that merge by meaning do so: of a parent all, those that follow before those followed."""
+        if not self.by_meaning:
+            return
+        tree = self._new_tree = self.store.tree(new.record.tree)
+        mutation = new.repo.next_mutation_id()
+        moment = now()
+
+        def update(fn: Callable[[Mutation, TxSpace], Any], data: Datatype) -> Any:
+            def attempt(tx: Transaction) -> Any:
+                m = MergeMutation(mutation, "", "", new, tx, tree.name, new.id)
+                m.time = moment
+                return fn(m, m.space(data))
+
+            return tree.update(attempt)
+
+        for n in range(1, len(self.parents)):
+            bases = self._bases_of_step(n)
+            for info in self._followers_first():
+                data = new.instance(info)
+                step = MergeStep(
+                    Space(tree.view(0), info.prefix),
+                    Space(self.views[n], info.prefix),
+                    [Space(self._view(b), info.prefix) for b in bases],
+                    update=partial(update, data=data),
+                    list_conflict=partial(self._list, new.uuid, info.prefix, n, bases),
+                    older=partial(self._older_side, info.prefix, n),
+                )
+                if not step.untouched(step.theirs):
+                    data.merge_versions(step)
+                self._flush_listed()
+
+    def _bases_of_step(self, n: int) -> list[int]:
+        """The newest common ancestors of what is merged so far and of parent `n`."""
+        state = self._state
+        common = state.ancestors(*self._ids[:n]) & state.ancestors(self._ids[n])
+        above = {p for vid in common for p in state.nodes[vid].parents}
+        return sorted(common - above)
+
+    def _followers_first(self) -> list[InstanceInfo]:
+        infos = {i.data_uuid: i for i in self._state.instances.values() if i.prefix in self.by_meaning}
+        ordered: dict[str, InstanceInfo] = {}
+
+        def visit(info: InstanceInfo, above: frozenset[str]) -> None:
+            if info.data_uuid in ordered or info.data_uuid in above:
+                return  # done, or a ring
+            for other in infos.values():
+                if info.data_uuid in other.syncs:
+                    visit(other, above | {info.data_uuid})
+            ordered[info.data_uuid] = info
+
+        for info in infos.values():
+            visit(info, frozenset())
+        return list(ordered.values())
+
+    def _older_side(self, prefix: bytes, n: int, get: Callable[[Space], Any]) -> str | None:
+        def at(vid: int) -> Any:
+            return get(Space(self._view(vid), prefix))
+
+        theirs = self._ids[n]
+        origins = Origins(self._state, at)
+        for ours in self._ids[:n]:
+            if at(ours) != at(theirs):
+                older = origins.older(ours, theirs)
+                if older is not None:
+                    return "theirs" if older == theirs else "ours"
+        return None
+
+    def _list(self, uuid: str, prefix: bytes, n: int, bases: Sequence[int], key: bytes, what: Any) -> None:
+        if prefix in self.resolved:
+            return
+        base = self._state.nodes[bases[0]].uuid if bases else None
+        stored = _StoredConflict((self.uuids[0], self.uuids[n]), base, what)
+        self._listed[_conflict_prefix(uuid) + prefix + key] = msgspec.json.encode(stored)
+        if len(self._listed) >= _PART:
+            self._flush_listed()
+
+    def _flush_listed(self) -> None:
+        listed, self._listed = self._listed, {}
+
+        def write(tx: Transaction) -> list[bytes]:
+            new = [key for key, held in zip(listed, tx.get_many(list(listed)), strict=True) if held is None]
+            tx.put_many((key, listed[key]) for key in new)
+            return new
+
+        for marker in self._new_tree.update(write) if listed and self._new_tree is not None else ():
+            self.settled += 1
+            if len(self.named_settled) < _NAMED:
+                stored = msgspec.json.decode(listed[marker], type=_StoredConflict)
+                full = marker[len(_conflict_prefix("")) + _UUID :]
+                data = self.instances[full[:_PREFIX]]
+                what = data.describe_change(full[_PREFIX:]) if stored.what is None else stored.what
+                text = ", ".join(f"{k} {v}" for k, v in what.items()) if isinstance(what, dict) else str(what)
+                self.named_settled.append(f"{data.name}: {text}"[:_NAMED_LENGTH])
+
     def _record(self, key: bytes, between: tuple[int, ...]) -> bytes:
         data = self.instances[key[:_PREFIX]]
         self.conflicts += 1
@@ -335,13 +406,22 @@ class _Merger:
         )
 
     def log_lines(self) -> list[str]:
-        if not self.conflicts:
-            return []
-        more = f" and {self.conflicts - len(self.named)} more" if self.conflicts > len(self.named) else ""
-        return [
-            f"merge: {self.conflicts} keys were changed differently by several parents and read as absent here: "
-            f"{', '.join(self.named)}{more}"
-        ]
+        lines = []
+        if self.conflicts:
+            lines.append(
+                f"merge: {self.conflicts} keys were changed differently by several parents and read as absent here: "
+                f"{', '.join(self.named)}{_more(self.conflicts, self.named)}"
+            )
+        if self.settled:
+            lines.append(
+                f"merge: {self.settled} changes of several parents contradict each other; the first parent's are here: "
+                f"{'; '.join(self.named_settled)}{_more(self.settled, self.named_settled)}"
+            )
+        return lines
+
+
+def _more(count: int, named: list[str]) -> str:
+    return f" and {count - len(named)} more" if count > len(named) else ""
 
 
 def _parent(repo: Repo, selector: str) -> Version:
@@ -364,7 +444,7 @@ def merge(
     The tree is finished before the metadata names it, in one commit, so a merge that fails or is killed leaves no
     version behind.
     """
-    from dvid_dask.versions.version import Version
+    from dvid_dask.versions.version import UnbornVersion, Version
 
     if not isinstance(note, str):
         raise BadRequest(f"a note is a string, not {note!r}")
@@ -386,8 +466,20 @@ def merge(
     datastore.ensure_free(uuid)
     merger = _Merger(repo, versions, resolve)
     tree = datastore.make_tree(uuid, versions[0].record.tree)
+    at = now()
+    record = NodeRecord(
+        id=0,  # until the metadata gives one
+        repo=repo.id,
+        uuid=uuid,
+        note=note,
+        parents=tuple(v.id for v in versions),
+        tree=tree,
+        created=at,
+        updated=at,
+    )
     try:
         merger.run(tree, uuid)
+        merger.run_by_meaning(UnbornVersion(repo, record))
     except BaseException:
         datastore.drop_tree(tree)
         raise
@@ -400,19 +492,8 @@ def merge(
         datastore.ensure_free(uuid, change.state)
         at = now()
         vid = change.new_version_id()
-        change.put(
-            NodeRecord(
-                id=vid,
-                repo=repo.id,
-                uuid=uuid,
-                note=note,
-                parents=tuple(v.id for v in versions),
-                tree=tree,
-                created=at,
-                updated=at,
-                conflicts=merger.conflicts,
-            )
-        )
+        conflicts = merger.conflicts + merger.settled
+        change.put(msgspec.structs.replace(record, id=vid, created=at, updated=at, conflicts=conflicts))
         change.log(repo.id, vid, merger.log_lines(), at)
         for version in versions:
             change.put(msgspec.structs.replace(change.node(repo.id, version.id), updated=at))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dvid_dask.versions.diffing import VersionDiff
     from dvid_dask.versions.merging import KeyConflict
 
-__all__ = ["Version"]
+__all__ = ["UnbornVersion", "Version"]
 
 
 class Version:
@@ -458,3 +458,18 @@ class Version:
             for i in self.repo.state().instances.values()
         ]
         return table(repr(self)[1:-1], ("instance", "type", "", "made at"), rows)
+
+
+class UnbornVersion(Version):
+    """A version whose tree is there already, and whose record isn't: a merge works on it. Nobody else sees it."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, repo: Repo, record: NodeRecord) -> None:
+        super().__init__(repo, record.id)
+        self._record = record
+
+    @property
+    def record(self) -> NodeRecord:
+        """The record that it will have, but for its number."""
+        return self._record
