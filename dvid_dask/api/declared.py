@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from .face import Call, Face
-from .nodes import LIMIT, fold
-from .responses import text
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
+from .face import Face
 
 __all__ = ["FACES"]
 
@@ -17,24 +10,7 @@ _RAW = ("raw", "isotropic", "pseudocolor", "label", "labels", "blocks")
 _SPARSE = ("sparsevol", "sparsevol-by-point", "sparsevol-coarse", "maxlabel", "nextlabel", "merge")
 _SPLIT = ("split", "split-coarse")
 
-tarsupervoxels = Face(
-    "tarsupervoxels",
-    about="A file for each supervoxel, usually a mesh, fetched by body as a tar.",
-    common=("sync",),
-    planned=("supervoxel", "tarfile", "missing", "exists", "load"),
-)
-
-
-@tarsupervoxels.post("info")
-def post_info(call: Call) -> Response:
-    """Change the files' extension: JSON ``{"Extension": "drc"}``."""
-    settings: dict[str, Any] = fold(call.body.all(LIMIT), dict[str, Any])
-    call.instance.configure(settings)
-    return text(f"Changed {call.instance.name} based on received settings.\n")
-
-
 FACES = (
-    tarsupervoxels,
     Face(
         "annotation",
         about="Points with tags and relationships, found by box, label and tag.",

@@ -15,7 +15,6 @@ _DECLARED = (
     "labelvol",
     "multichan16",
     "neuronjson",
-    "tarsupervoxels",
 )
 
 registry.declare(
@@ -23,6 +22,7 @@ registry.declare(
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",
         "roi": "dvid_dask.datatypes.roi",
+        "tarsupervoxels": "dvid_dask.datatypes.tarsupervoxels",
         **dict.fromkeys(_IMAGES, "dvid_dask.datatypes.imageblk"),
         **dict.fromkeys(_DECLARED, "dvid_dask.datatypes.declared"),
     }

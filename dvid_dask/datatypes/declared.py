@@ -24,7 +24,6 @@ __all__ = [
     "LabelVol",
     "Multichan16",
     "NeuronJSON",
-    "TarSupervoxels",
 ]
 
 URL = "github.com/janelia-flyem/dvid/datatype"
@@ -150,35 +149,6 @@ class LabelSize(Datatype):
     def extended(self) -> dict[str, Any]:
         """The region that counts are limited to."""
         return {"StaticROI": self.info.settings["StaticROI"]}
-
-
-@register
-class TarSupervoxels(Datatype):
-    """A file for each supervoxel, usually a mesh; fetched by body as a tar."""
-
-    typename = "tarsupervoxels"
-    typeurl = f"{URL}/tarsupervoxels"
-    # a labelmap tells which supervoxels make a body; DVID lets it follow anything
-    sync_partners = frozenset({"*"})
-
-    @classmethod
-    def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``Extension`` of the files; required."""
-        text = setting_text(config, "extension")
-        if not text:
-            raise BadRequest("tarsupervoxels needs the setting 'Extension', the files' extension without its dot")
-        if "/" in text or text.startswith("."):
-            raise BadRequest(f"setting 'extension': {text[:80]!r} must have no slash and no dot before it")
-        return {"Extension": text}
-
-    def configure(self, config: Mapping[str, Any]) -> None:
-        """Change the extension; files stored under another one are invisible until it is changed back."""
-        if "extension" in config:
-            self.update_settings(**self.parse_settings(config))
-
-    def extended(self) -> dict[str, Any]:
-        """The extension."""
-        return {"Extension": self.info.settings["Extension"]}
 
 
 @register

@@ -13,6 +13,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `coordinates`               packed block coordinates, Morton keys, DVID's block keys
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
+`tars`                      tar files as streams, read with suspicion
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `label_cuts`                supervoxels of a label block cut in two, and joined
 `contacts`                  faces between the labels of a brick

@@ -332,7 +332,8 @@ def remove_instance_keys(repo: Repo, info: InstanceInfo) -> None:
     """Remove all keys of a deleted instance from all trees of its repository."""
     datastore = repo.datastore
     state = repo.state()
-    names = [n.tree for n in state.nodes.values()] if info.versioned else [unversioned_tree(state.record.root)]
-    for name in names:
+    # a versioned instance may keep what isn't versioned beside the unversioned ones
+    versions = [n.tree for n in state.nodes.values()] if info.versioned else []
+    for name in [*versions, unversioned_tree(state.record.root)]:
         with contextlib.suppress(TreeNotFound):
             _remove_keys(datastore, name, info.prefix)

@@ -329,7 +329,7 @@ class Repo:
                 f"version {at.uuid} is committed: make the instance at an open version (it is seen from all), or force"
             )
         if not versioned:
-            self._ensure_unversioned_tree()
+            self.ensure_unversioned_tree()
         data_uuid, vid = new_uuid(), at.id
 
         def insert(meta: MetaChange) -> None:
@@ -360,7 +360,8 @@ class Repo:
         self.datastore.feed.operation(self, "newinstance", UUID=at.uuid, Typename=typename, Dataname=name)
         return at[name]
 
-    def _ensure_unversioned_tree(self) -> None:
+    def ensure_unversioned_tree(self) -> None:
+        """Make the tree of what the repository holds without versions, unless it is there."""
         from dvid_dask.store import TreeExists
 
         tree = unversioned_tree(self.root)

@@ -15,7 +15,7 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-AREAS = ("server", "versions", "instances", "keyvalue", "roi")
+AREAS = ("server", "versions", "instances", "keyvalue", "roi", "tarsupervoxels")
 
 EXCEPTIONS = {
     "versions/locked_reads_by_post": "writes to a neuronjson: that type has no operations yet, and answers 501",

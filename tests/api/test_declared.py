@@ -11,13 +11,12 @@ from dvid_dask.errors import BadRequest
 
 from .test_conformance import SHARED
 
-NEEDS = {"tarsupervoxels": {"Extension": "dat"}}
 TYPES = [face.typenames[0] for face in FACES]
 
 
 @pytest.mark.parametrize("typename", TYPES)
 def test_made_listed_described_and_not_yet_more(client, repo, typename):
-    path = client.instance(repo, typename, "x", **NEEDS.get(typename, {}))
+    path = client.instance(repo, typename, "x")
     assert client.get(f"{path}/info").json()["Base"]["TypeName"] == typename
     assert typename in client.get(f"/api/repo/{repo}/info").json()["DataInstances"]["x"]["Base"]["TypeURL"]
     face = next(f for f in FACES if typename in f.typenames)
@@ -59,8 +58,6 @@ def test_every_keyword_of_the_specification_is_known():
         ("labelblk", {"VoxelUnits": "um"}),
         ("labelblk", {"Background": "256"}),
         ("labelblk", {"GridStore": "there"}),
-        ("tarsupervoxels", {}),
-        ("tarsupervoxels", {"Extension": ".dat"}),
         ("imagetile", {"Format": "gif"}),
         ("imagetile", {"Compression": "gzip"}),
         ("labelsz", {"ROI": "area"}),
@@ -70,14 +67,6 @@ def test_every_keyword_of_the_specification_is_known():
 def test_settings_that_are_refused(typename, settings):
     with pytest.raises(BadRequest, match="setting|needs"):
         datatypes.lookup(typename).parse_settings({k.lower(): v for k, v in settings.items()})
-
-
-def test_extension_of_tarsupervoxels_can_be_changed(client, repo):
-    path = client.instance(repo, "tarsupervoxels", "meshes", Extension="dat")
-    assert client.post(f"{path}/info", json={"extension": "drc"}).status_code == 200
-    assert client.post(f"{path}/info", json={"Extension": 5}).status_code == 400
-    assert client.post(f"{path}/info", json={}).status_code == 200
-    assert client.get(f"{path}/info").json()["Extended"] == {"Extension": "drc"}
 
 
 def test_block_coordinates_of_extents_round_down():
