@@ -136,12 +136,12 @@ class DraftLedger(InstanceLedger):
         with self._there():
             return self._store.tree(self._tree).update(attempt)  # type: ignore[no-any-return]
 
-    def _mutation(self, tx: Transaction, voice: Voice | None = None) -> Mutation:
+    def _mutation(self, tx: Transaction, voice: Voice | None = None, before: View | None = None) -> Mutation:
         instance = self.instance
         version, info = instance.version, instance.info
         vid = version.id if info.versioned else version.repo.state().root.id
         tree = version.tree(info).name
-        m = Mutation(self.mutation, self._who["user"], self._who["app"], version, tx, tree, vid, voice)
+        m = Mutation(self.mutation, self._who["user"], self._who["app"], version, tx, tree, vid, voice, before)
         m.time = self.time
         return m
 
@@ -169,7 +169,7 @@ class DraftLedger(InstanceLedger):
             if voice is not None:
                 voice.attempt()
             self._take_over(tx, base, newest, changes)
-            m = self._mutation(tx, voice)
+            m = self._mutation(tx, voice, newest)
             space = m.space(instance)
             fn(m, space)
             space.delete_prefix(self._record)

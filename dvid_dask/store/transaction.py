@@ -44,6 +44,11 @@ class Transaction:
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
 
     @property
+    def base(self) -> View:
+        """The state from which the attempt began. What is read there is not checked at the commit."""
+        return self._base
+
+    @property
     def kvstore(self) -> tensorstore.KvStore:
         """The tree as a key-value store inside this transaction: arrays opened on it are written with this commit."""
         writer, transaction = self._shared()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from dvid_dask.errors import BadRequest, LockedVersion
 from dvid_dask.store import Sealed, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import InstanceInfo, go_time, now
-from dvid_dask.versions.space import TxSpace
+from dvid_dask.versions.space import Space, TxSpace
 from dvid_dask.versions.undo import UndoRecord, put_undo, read_undo, read_undo_data
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Mutation", "MutationRecord", "mutate", "read_log"]
 
 T = TypeVar("T")
+AnySpace: TypeAlias = Space | TxSpace
 
 
 class MutationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,7 @@ class Mutation:
         tree: str,
         vid: int,
         voice: Voice | None = None,
+        before: View | None = None,
     ) -> None:
         self.id = mid
         self.user = user
@@ -118,6 +120,8 @@ class Mutation:
         self._tree = tree
         self._vid = vid
         self._voice = voice
+        self._before = tx.base if before is None else before
+        self._serial = 0
         self._records: dict[int, list[dict[str, Any]]] = {}
         self._published: list[str] = []
         #: (subscriber, event) pairs that can't be part of this commit and follow it
@@ -138,6 +142,19 @@ class Mutation:
                 "instances lie in different trees"
             )
         return TxSpace(self.tx, instance.info.prefix)
+
+    def reading(self, instance: Datatype) -> AnySpace:
+        """The keys of an instance to read from: in this transaction, or as they are where they lie in another tree."""
+        return self.space(instance) if self._shares_tree(instance.info) else instance.view(0)
+
+    def before(self, instance: HasInfo) -> Space | None:
+        """The keys of an instance as they were before this mutation; None where they lie in another tree."""
+        return Space(self._before, instance.info.prefix) if self._shares_tree(instance.info) else None
+
+    def serial(self) -> int:
+        """A number that this attempt hasn't given yet: 0, 1, ..."""
+        self._serial += 1
+        return self._serial - 1
 
     def _shares_tree(self, info: InstanceInfo) -> bool:
         return self.version.tree(info).name == self._tree

@@ -415,5 +415,8 @@ def _set_entries(step: SetEntries, c: Context) -> SetEntries:
     found, values = Mapping(c.space).entries(ids)
     if found.tobytes() != step.present_found or as_ids(values) != step.present:
         raise Changed("some of the entries of the mapping were changed since")
-    restore_entries(c.space, ids, np.frombuffer(step.found, np.bool_), ids_of(step.values))
+    keep, new = np.frombuffer(step.found, np.bool_), ids_of(step.values)
+    restore_entries(c.space, ids, keep, new)
+    moved = events.SupervoxelsMoved(c.stamp.mutation, ids, np.where(found, values, ids), np.where(keep, new, ids))
+    c.tell(moved, "mappings", {})
     return SetEntries(step.ids, step.present_found, step.present, step.found, step.values)

@@ -13,6 +13,7 @@ from dvid_dask.datatypes.labelmap.index import Header, Index, Supervoxels
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.methods.instance import Instance
 from dvid_dask.datatypes.labelmap.methods.voxels import check_scale
+from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.datatypes.labelmap.sparse import Bounds, SparseVolume, coarse_runs
 from dvid_dask.errors import BadRequest, NotFound
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["Bodies"]
 
@@ -176,6 +178,10 @@ class Bodies(Instance):
             low, high = rows.block_zyx.min(axis=0), rows.block_zyx.max(axis=0)
         shape = np.array(self.block_shape)
         return voxels, blocks, Extents.of(low.astype(np.int64) * shape, (high.astype(np.int64) + 1) * shape - 1)
+
+    def blocks_in(self, space: AnySpace, body: int) -> Iterator[NDArray[np.int32]]:
+        """The blocks of a body, int32 (n, 3) (z, y, x) in batches, by the label index read through a space."""
+        return (distinct_blocks(rows) for rows in Index(space).layers(body))
 
     def coarse_volumes(
         self, first: int, last: int, bounds: Bounds | None = None

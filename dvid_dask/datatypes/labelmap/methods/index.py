@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import extents, keys, undo
+from dvid_dask.datatypes.labelmap.events import SupervoxelsMoved
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.mapping import set_mapping
@@ -181,10 +182,12 @@ class IndexAccess(Bodies):
 
         def change(m: Mutation, space: TxSpace) -> None:
             had, before = set_mapping(space, wanted, values)
+            unique, first = np.unique(wanted, return_index=True)
+            last = len(wanted) - 1 - np.unique(wanted[::-1], return_index=True)[1]
+            new = np.broadcast_to(values, wanted.shape)[last]
+            old = np.where(had[first], before[first], unique)
+            m.publish(self, SupervoxelsMoved(m.id, unique, old, new))
             if len(wanted) <= MAX_KEPT_ROWS:
-                unique, first = np.unique(wanted, return_index=True)
-                last = len(wanted) - 1 - np.unique(wanted[::-1], return_index=True)[1]
-                new = np.broadcast_to(values, wanted.shape)[last]
                 step = undo.entries_before(unique, had[first], before[first], new)
                 m.keep_undo(self, "mappings", encode_steps([step]))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.datatypes.base import Space
+    from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["VoxelReads", "check_scale"]
 
@@ -143,6 +144,20 @@ class VoxelReads(Instance):
         """Labels at points int (n, 3) (z, y, x) of the scale; 0 where nothing is stored."""
         view = self.view()
         return labels_at(view, self.layout, _mapping(view, supervoxels), points_zyx, check_scale(scale))
+
+    def labels_in(self, space: AnySpace, points_zyx: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Bodies and supervoxels at points int (n, 3) (z, y, x) of full resolution, read through a space.
+
+        For instances that follow this one: what is read through the space of a transaction (`Mutation.reading`) is
+        checked at its commit.
+
+        Returns
+        -------
+        bodies, supervoxels
+            uint64 (n,) each; 0 where nothing is stored.
+        """
+        supervoxels = labels_at(space, self.layout, None, points_zyx)
+        return LabelMapping(space).bodies(supervoxels), supervoxels
 
     def blocks(
         self,

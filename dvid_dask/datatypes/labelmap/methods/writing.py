@@ -162,7 +162,7 @@ class VoxelWrites(VoxelReads):
     def ingest_supervoxels(
         self, records: Iterable[tuple[int, int, int, bytes]], *, scale: int = 0, force: bool = False
     ) -> None:
-        """Write label blocks alone: no index, no coarser scales, no extents, no event. For bulk loaders."""
+        """Write label blocks alone: no index, no coarser scales, no extents. For bulk loaders."""
         self.check_open(force)
         prepared = writes.prepare_records(self.layout, records)
         block_keys = keys.blocks(check_scale(scale), prepared.block_zyx)
@@ -173,6 +173,8 @@ class VoxelWrites(VoxelReads):
             olds = space.get_many(block_keys)
             space.put_many(zip(block_keys, prepared.values, strict=True))
             self._keep_blocks(m, prepared, olds, scale=scale, index=False, downres=False)
+            if scale == 0:
+                m.publish(self, events.BlocksWritten(m.id, prepared.block_zyx))
 
         self.mutate(change, force=force)
 
