@@ -21,15 +21,6 @@ FACES = (
         ),
     ),
     Face(
-        "neuronjson",
-        about="JSON annotations of neurons, by body id.",
-        common=("tags",),
-        planned=(
-            *("json_schema", "schema", "schema_batch", "all", "keys", "fields", "fieldtimes"),
-            *("keyrange", "keyrangevalues", "keyvalues", "key", "query"),
-        ),
-    ),
-    Face(
         "labelsz",
         about="Counts of annotations by label and kind, in order of size.",
         common=("sync",),

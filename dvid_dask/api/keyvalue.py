@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from google.protobuf.message import DecodeError
 
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import dvid_pb2 as pb
 
 from .face import Call, Face, decode_json
 from .failures import NOSNIFF
-from .responses import Response, empty, encode_json, octets, stream
+from .keyed import check_json, json_list, json_object, parse_protobuf, protobuf, tar, wanted_form
+from .responses import Response, empty, octets, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -153,26 +152,18 @@ def delete_key(call: Call) -> Response:
 @face.any("keys")
 def get_keys(call: Call) -> Response:
     """All keys in order, as a JSON list."""
-    return stream(_json_list(iter(call.instance)), "application/json")
+    return stream(json_list(iter(call.instance)), "application/json")
 
 
 @face.any("keyrange", args="/<first>/<last>")
 def get_keyrange(call: Call) -> Response:
     """The keys from first to last, both included, as a JSON list."""
     first, last = _range_of(call)
-    return stream(_json_list(call.instance.keyrange(first, last)), "application/json")
+    return stream(json_list(call.instance.keyrange(first, last)), "application/json")
 
 
 def _range_of(call: Call) -> tuple[str, str]:
     return call.arg(0, "the first key"), call.arg(1, "the last key")
-
-
-def _json_list(keys: Iterable[str]) -> Iterator[bytes]:
-    lead = b"["
-    for key in keys:
-        yield lead + encode_json(key)
-        lead = b","
-    yield b"[]" if lead == b"[" else b"]"
 
 
 @face.any("keyrangevalues", args="/<first>/<last>")
@@ -183,53 +174,13 @@ def get_keyrangevalues(call: Call) -> Response:
     ``?tar=true``: a tar file with a member for each key. Otherwise protobuf ``KeyValues``.
     """
     first, last = _range_of(call)
-    as_json, as_tar = _form(call)
+    as_json, as_tar = wanted_form(call)
     pairs = call.instance.get_range(first, last)
     if as_json:
-        return stream(_json_object(pairs, check=call.flag("check")), "application/json")
+        return stream(json_object(pairs, check=call.flag("check")), "application/json")
     if as_tar:
-        return stream(_tar(pairs), "application/tar")
-    return stream(_protobuf(pairs))
-
-
-def _form(call: Call) -> tuple[bool, bool]:
-    as_json, as_tar = call.flag("json"), call.flag("tar") or call.flag("jsontar")
-    if as_json and as_tar:
-        raise BadRequest("json and tar can't be had together: choose one")
-    return as_json, as_tar
-
-
-def _check_json(key: str, value: bytes | memoryview) -> None:
-    try:
-        msgspec.json.decode(value, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f'the value of key "{key[:200]}" is no JSON: {error}') from None
-
-
-def _json_object(pairs: Iterable[tuple[str, bytes]], *, check: bool) -> Iterator[bytes]:
-    lead = b"{"
-    for key, value in pairs:
-        if check:
-            _check_json(key, value)
-        yield b"".join((lead, encode_json(key), b":", value))
-        lead = b","
-    yield b"{}" if lead == b"{" else b"}"
-
-
-def _tar(pairs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    for key, value in pairs:
-        member = tarfile.TarInfo(key)
-        member.size, member.mode = len(value), 0o755
-        yield member.tobuf(tarfile.PAX_FORMAT)
-        yield value
-        yield bytes(-len(value) % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _protobuf(pairs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    # a message with repeated messages is the messages with one of them each, one after the other
-    for key, value in pairs:
-        yield pb.KeyValues(kvs=[pb.KeyValue(key=key, value=value)]).SerializeToString()
+        return stream(tar(pairs), "application/tar")
+    return stream(protobuf(pairs))
 
 
 # ---------------------------------------------------------------------- batches
@@ -252,20 +203,20 @@ def get_keyvalues(call: Call) -> Response:
     same body, answer a tar file with empty members for missing keys. Otherwise body ``Keys`` and answer ``KeyValues``
     in protobuf.
     """
-    as_json, as_tar = _form(call)
+    as_json, as_tar = wanted_form(call)
     data = call.body.all()
     kv = call.instance
     if as_json or as_tar:
         wanted = _wanted(data)
         pairs = _slices(kv, wanted, as_json=as_json)
         if as_tar:
-            return stream(_tar((key, value or b"") for key, value in pairs), "application/tar")
+            return stream(tar((key, value or b"") for key, value in pairs), "application/tar")
         check = call.flag("check")
-        return stream(_json_object(_filled(pairs, check), check=False), "application/json")
-    keys = _parse(pb.Keys, data)
+        return stream(json_object(_filled(pairs, check), check=False), "application/json")
+    keys = parse_protobuf(pb.Keys, data)
     wanted = [_Wanted(k) for k in keys.keys]
     wanted += [_Wanted(r.key, r.byte_start, r.byte_end) for r in keys.key_ranges]
-    return stream(_protobuf((key, value or b"") for key, value in _slices(kv, wanted, as_json=False)))
+    return stream(protobuf((key, value or b"") for key, value in _slices(kv, wanted, as_json=False)))
 
 
 def _wanted(data: bytes) -> list[_Wanted]:
@@ -277,13 +228,6 @@ def _wanted(data: bytes) -> list[_Wanted]:
         if (item.byte_start is None) != (item.byte_end is None):
             raise BadRequest(f'key "{item.key[:200]}": byte_start and byte_end are needed together')
     return wanted
-
-
-def _parse(message: Any, data: bytes) -> Any:
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        raise BadRequest(f"the body is no protobuf {message.DESCRIPTOR.name}: {error}") from None
 
 
 def _values(kv: Any, keys: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
@@ -301,7 +245,7 @@ def _slices(kv: Any, wanted: Sequence[_Wanted], *, as_json: bool) -> Iterator[tu
             start, end = check_range(item.byte_start, item.byte_end, len(value))
             value = value[start : end + 1]
             if as_json:
-                _check_json(key, value)
+                check_json(key, value)
         cut.append(value)
     slices = iter(cut)
     whole = _values(kv, [item.key for item in wanted if item.byte_start is None])
@@ -311,14 +255,14 @@ def _slices(kv: Any, wanted: Sequence[_Wanted], *, as_json: bool) -> Iterator[tu
 def _filled(pairs: Iterable[tuple[str, bytes | None]], check: bool) -> Iterator[tuple[str, bytes]]:
     for key, value in pairs:
         if value is not None and check:
-            _check_json(key, value)
+            check_json(key, value)
         yield key, value or b"{}"
 
 
 @face.post("keyvalues")
 def post_keyvalues(call: Call) -> Response:
     """Set the values of many keys, all or none: protobuf ``KeyValues``."""
-    message = _parse(pb.KeyValues, call.body.all())
+    message = parse_protobuf(pb.KeyValues, call.body.all())
     pairs = [(kv.key, kv.value) for kv in message.kvs]
     call.instance.put_many(pairs, user=call.user, app=call.app, force=call.force)
     return empty()

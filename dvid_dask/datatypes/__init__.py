@@ -14,13 +14,13 @@ _DECLARED = (
     "labelsz",
     "labelvol",
     "multichan16",
-    "neuronjson",
 )
 
 registry.declare(
     {
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",
+        "neuronjson": "dvid_dask.datatypes.neuronjson",
         "roi": "dvid_dask.datatypes.roi",
         "tarsupervoxels": "dvid_dask.datatypes.tarsupervoxels",
         **dict.fromkeys(_IMAGES, "dvid_dask.datatypes.imageblk"),

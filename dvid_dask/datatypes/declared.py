@@ -23,7 +23,6 @@ __all__ = [
     "LabelSize",
     "LabelVol",
     "Multichan16",
-    "NeuronJSON",
 ]
 
 URL = "github.com/janelia-flyem/dvid/datatype"
@@ -117,15 +116,6 @@ class Annotation(Datatype):
     typename = "annotation"
     typeurl = f"{URL}/annotation"
     sync_partners = frozenset({"labelblk", "labelvol", "labelarray", "labelmap"})
-
-
-@register
-class NeuronJSON(Datatype):
-    """JSON annotations of neurons, by body id."""
-
-    typename = "neuronjson"
-    typeurl = f"{URL}/neuronjson"
-    reads_by_post = frozenset({"query"})
 
 
 @register

@@ -129,8 +129,10 @@ def _before(node: Node, other: Node | Item | None) -> bool:
     return node.key == other.key and (isinstance(other, Item) or node.height >= other.height)
 
 
-def diff(a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Iterator[Change]:
-    """Iterate over the keys whose values differ between two views of one store, in order."""
+def diff(
+    a: View, b: View, start: bytes = b"", stop: bytes | None = None, *, compare_values: bool = True
+) -> Iterator[Change]:
+    """Iterate over the keys whose values differ between two views of one store, in order; see `Store.diff`."""
     low, high = bounds(start, stop)
     if high and low >= high:
         return
@@ -140,14 +142,14 @@ def diff(a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Ite
         if isinstance(found, Item):
             pending.append((kind, found.key))
             if len(pending) == _COMPARED:
-                yield from _decided(a, b, pending)
+                yield from _decided(a, b, pending, compare_values)
                 pending = []
-    yield from _decided(a, b, pending)
+    yield from _decided(a, b, pending, compare_values)
 
 
-def _decided(a: View, b: View, pending: list[tuple[Found, bytes]]) -> Iterator[Change]:
+def _decided(a: View, b: View, pending: list[tuple[Found, bytes]], compare_values: bool) -> Iterator[Change]:
     """Turn what was found into changes. A value rewritten elsewhere (by a seal, say) may still be the same."""
-    moved = [key for kind, key in pending if kind == "moved"]
+    moved = [key for kind, key in pending if kind == "moved" and compare_values]
     same = {key for key, x, y in zip(moved, a.get_many(moved), b.get_many(moved), strict=True) if x == y}
     for kind, key in pending:
         if kind == "added" or kind == "removed":

@@ -339,10 +339,13 @@ class Store:
         self._where.check()
         return check(self._where, self.trees, deep=deep)
 
-    def diff(self, a: View, b: View, start: bytes = b"", stop: bytes | None = None) -> Iterator[Change]:
+    def diff(
+        self, a: View, b: View, start: bytes = b"", stop: bytes | None = None, *, compare_values: bool = True
+    ) -> Iterator[Change]:
         """Iterate over the keys whose values differ between two states, in order.
 
         Nodes that both trees share are skipped, so that the cost is that of the changes, whatever the trees hold.
+        Without `compare_values` no value is read: those that lie elsewhere count as changed, even if they are equal.
 
         Raises
         ------
@@ -352,7 +355,7 @@ class Store:
         for view in (a, b):
             if view._where.url != self.url:
                 raise ValueError(f"the view is of {view._where.url}, this store is {self.url}")
-        return diff(a, b, start, stop)
+        return diff(a, b, start, stop, compare_values=compare_values)
 
     def _writable(self) -> None:
         if self._read_only:

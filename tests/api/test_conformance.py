@@ -1,4 +1,5 @@
-"""The recorded answers of a DVID server, replayed against ours: server, versions, instances, keyvalue and roi."""
+"""The recorded answers of a DVID server, replayed against ours: server, versions, instances, keyvalue,
+neuronjson and roi."""
 
 import importlib.util
 import json
@@ -15,10 +16,9 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-AREAS = ("server", "versions", "instances", "keyvalue", "roi", "tarsupervoxels")
+AREAS = ("server", "versions", "instances", "keyvalue", "neuronjson", "roi", "tarsupervoxels")
 
 EXCEPTIONS = {
-    "versions/locked_reads_by_post": "writes to a neuronjson: that type has no operations yet, and answers 501",
     "instances/change_settings": (
         "after a refused POST info with VoxelSize x the reference shows VoxelSize [0]: a request that was answered 400 "
         "has damaged the settings. Ours changes nothing"
