@@ -398,35 +398,36 @@ def test_a_forced_write_reaches_descendants_that_had_no_say(roi):
     assert child.z_bounds == (0, 2)
 
 
-@shared
-@given(spans_of(), spans_of(), spans_of())
-def test_a_merge_takes_what_either_side_added_and_removed(repo, base, left, right):
-    """Within a page that both changed; of one that a side emptied, the other's change stays."""
-    roi = repo.new_instance("roi", f"r{next(COUNTER)}", at=(root := repo[repo.root]), force=True)
-    roi.replace(base, force=True)
-    if not root.locked:
-        root.commit()
-    sides = [root.new_branch(f"b{next(COUNTER)}") for _ in "ab"]
-    for side, spans in zip(sides, (left, right), strict=True):
-        side[roi.name].replace(spans)
+@settings(deadline=None, max_examples=40)
+@given(spans_of(), st.lists(spans_of(), min_size=2, max_size=3))
+def test_a_merge_takes_the_blocks_that_either_side_added_and_removed(base, others):
+    repo = dvid_dask.create("memory://", compact="never").new_repo()
+    roi = repo.new_instance("roi", "area")
+    roi.replace(base)
+    roi.version.commit()
+    sides = [roi.version.new_branch(f"side {n}") for n in range(len(others))]
+    for side, spans in zip(sides, others, strict=True):
+        side["area"].replace(spans)
         side.commit()
     merged = repo.merge(sides)
-    pages = [{}, {}, {}]
-    for spans, held in zip((base, left, right), pages, strict=True):
-        for z, y, x0, x1 in spans:
-            held.setdefault((z, y >> 8), set()).add((z, y, x0, x1))
-    expected = set()
-    for place in set().union(*pages):
-        old, a, b = (held.get(place, set()) for held in pages)
-        if not a or not b:
-            expected |= (b if a == old else a) if a == old or b == old else a | b
-        else:
-            expected |= (old & a & b) | (a - old) | (b - old)
-    assert set(map(tuple, merged[roi.name].spans.tolist())) == expected
+    old, *new = map(blocks_of, (base, *others))
+    expected = old.intersection(*new).union(*(blocks - old for blocks in new))
+    assert blocks_of(merged[roi.name].spans) == expected
+    zs = [z for z, _, _ in expected]
+    assert merged[roi.name].z_bounds == ((min(zs), max(zs)) if zs else None)
     assert len(merged.conflicts) == 0
 
 
-COUNTER = itertools.count()
+def test_a_merge_keeps_spans_where_one_side_changed_nothing(repo, roi):
+    spans = [[0, 0, 0, 3], [0, 0, 2, 9], [0, 1, 0, 1]]
+    roi.replace(spans)
+    roi.version.commit()
+    left, right = (roi.version.new_branch(name) for name in "ab")
+    left["area"].replace([*spans, [0, 0, 11, 12]])
+    right["area"].replace([*spans, [4, 0, 11, 12]])
+    for side in (left, right):
+        side.commit()
+    assert repo.merge([left, right])["area"].spans.tolist() == sorted([*spans, [0, 0, 11, 12], [4, 0, 11, 12]])
 
 
 def test_two_writers_leave_the_region_of_one(roi):

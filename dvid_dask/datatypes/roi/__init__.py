@@ -2,5 +2,6 @@
 
 from .datatype import PinnedRoi, Roi
 from .partition import Partition
+from .region import Region
 
-__all__ = ["Partition", "PinnedRoi", "Roi"]
+__all__ = ["Partition", "PinnedRoi", "Region", "Roi"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,17 +27,16 @@ from dvid_dask.formats.errors import FormatError
 from dvid_dask.versions.records import go_time
 from dvid_dask.versions.settings import setting_text
 
-from . import partition
-from .partition import MAX_BATCH, Partition
-from .spans import INT32_MAX, INT32_MIN, Lookup, as_integers, as_spans, disjoint, fill, row_keys
+from . import partition as partitions
+from .algebra import combine
+from .partition import Partition, check_batch
+from .region import HasRegion, Region, check_mask, voxel_mask
+from .spans import INT32_MAX, INT32_MIN, Lookup, as_integers, as_spans, disjoint, row_keys
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_MASK", "PinnedRoi", "Roi"]
-
-MAX_MASK = 3 << 30
-"""Most voxels of a mask."""
+__all__ = ["PinnedRoi", "Roi"]
 
 PIECE = 1 << 25
 """Voxels of a mask that are made at a time, when it comes in pieces."""
@@ -139,6 +139,11 @@ class PinnedRoi:
         """All spans: (n, 4) of z, y, x0, x1 in blocks, x1 inside, in this order."""
         return _joined(list(self.parts()))
 
+    @property
+    def region(self) -> Region:
+        """The set of blocks, in memory as a whole, for algebra: see `Region`."""
+        return Region(self.spans, self.block_shape)
+
     def _zs(self) -> list[int]:
         """Each z of which there are spans."""
         return list(dict.fromkeys(_place(key)[0] for key in self._space.keys(_PAGE)))
@@ -237,24 +242,15 @@ class PinnedRoi:
         BadRequest
             An empty box, one that leaves int32, or one of more than 3 Gi voxels.
         """
-        return self._mask(*_check_box(offset, shape))
+        return self._mask(*check_mask(offset, shape))
 
     def mask_parts(self, offset: Sequence[int], shape: Sequence[int]) -> Iterator[NDArray[np.bool_]]:
         """`mask` as boxes one after the other in the order of voxels, in bounded memory. Errors as `mask`, at once."""
-        at, size = _check_box(offset, shape)
+        at, size = check_mask(offset, shape)
         return (self._mask(*box) for box in _cut(at, size, PIECE))
 
     def _mask(self, offset: tuple[int, int, int], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-        voxels = [np.arange(a, a + n) for a, n in zip(offset, shape, strict=True)]
-        blocks = [v // n for v, n in zip(voxels, self.block_shape, strict=True)]
-        first = [int(b[0]) for b in blocks]
-        last = [int(b[-1]) for b in blocks]
-        grid = np.zeros([b - a + 1 for a, b in zip(first, last, strict=True)], np.bool_)
-        for spans in self._between((first[0], last[0]), (first[1], last[1])):
-            fill(disjoint(spans), first, grid)
-        where = [b - a for a, b in zip(first, blocks, strict=True)]
-        out: NDArray[np.bool_] = grid[np.ix_(*where)]
-        return out
+        return voxel_mask(self._between, self.block_shape, offset, shape)
 
     def partition(self, batch: int, *, optimized: bool = False) -> Partition:
         """Cut the region into subvolumes of about `batch` blocks a side, in order of z, y, x.
@@ -272,31 +268,14 @@ class PinnedRoi:
         BadRequest
             `batch` is not from 1 to 2^20, or there would be more than 2^22 subvolumes.
         """
-        if not 1 <= batch <= MAX_BATCH:
-            raise BadRequest(f"a batch size of {batch} blocks: expected 1 to {MAX_BATCH}")
-        cut = partition.optimized if optimized else partition.simple
+        check_batch(batch)
+        cut = partitions.optimized if optimized else partitions.simple
 
         def layer(first: int, last: int) -> NDArray[np.int32]:
             whole = (INT32_MIN, INT32_MAX)
             return _joined(list(self._between((max(first, INT32_MIN), min(last, INT32_MAX)), whole)))
 
         return cut(layer, self._zs(), batch, self.block_shape)
-
-
-def _check_box(offset: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    if len(offset) != 3 or len(shape) != 3:
-        raise BadRequest(f"a box has an offset and a shape of three numbers (z, y, x), not {offset} and {shape}")
-    z, y, x = (int(v) for v in offset)
-    d, h, w = (int(v) for v in shape)
-    if min(d, h, w) < 1:
-        raise BadRequest(f"a box of shape {(d, h, w)} (z, y, x) is empty")
-    if min(z, y, x) < INT32_MIN or max(z + d, y + h, x + w) - 1 > INT32_MAX:
-        raise BadRequest(
-            f"the box at {(z, y, x)} of shape {(d, h, w)} (z, y, x) leaves the coordinates {INT32_MIN}..{INT32_MAX}"
-        )
-    if d * h * w > MAX_MASK:
-        raise BadRequest(f"a mask of {d} x {h} x {w} voxels; at most {MAX_MASK} come at once: ask for smaller boxes")
-    return (z, y, x), (d, h, w)
 
 
 def _cut(
@@ -354,6 +333,8 @@ class Roi(Datatype):
     typename: ClassVar[str] = "roi"
     typeurl: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/roi"
     reads_by_post: ClassVar[frozenset[str]] = frozenset({"ptquery"})
+    #: a page that one side emptied and the other changed is settled too, block by block
+    merges_by_meaning: ClassVar[bool] = True
 
     # ------------------------------------------------------------------ settings
 
@@ -398,6 +379,27 @@ class Roi(Datatype):
         """First and last z of blocks at this version; None when it is empty."""
         return self.pin().z_bounds
 
+    @property
+    def region(self) -> Region:
+        """Today's set of blocks as a value, for algebra: see `Region`."""
+        return self.pin().region
+
+    def __or__(self, other: HasRegion) -> Region:
+        """The blocks that are in either, as a `Region`; their block shapes must be the same."""
+        return self.region | other.region
+
+    def __and__(self, other: HasRegion) -> Region:
+        """The blocks that are in both, as a `Region`."""
+        return self.region & other.region
+
+    def __sub__(self, other: HasRegion) -> Region:
+        """The blocks that are in this one only, as a `Region`."""
+        return self.region - other.region
+
+    def __xor__(self, other: HasRegion) -> Region:
+        """The blocks that are in one of the two only, as a `Region`."""
+        return self.region ^ other.region
+
     def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
         """Whether voxels (n, 3; z, y, x) are in the region; see `PinnedRoi.contains`."""
         return self.pin().contains(points)
@@ -416,7 +418,7 @@ class Roi(Datatype):
 
     # ------------------------------------------------------------------ writing
 
-    def replace(self, spans: ArrayLike, *, user: str = "", app: str = "", force: bool = False) -> None:
+    def replace(self, spans: ArrayLike | Region | Roi, *, user: str = "", app: str = "", force: bool = False) -> None:
         """Make these the region's spans at this version.
 
         Costs what it changes: spans that are there already are only compared.
@@ -425,17 +427,19 @@ class Roi(Datatype):
         ----------
         spans
             Integers (n, 4) of z, y, x0, x1 in blocks, x1 inside, in any order. Repetitions count once; overlaps stay.
+            Or a `Region` or another `Roi` of the same block shape.
         user, app, force
             As `Datatype.mutate`.
 
         Raises
         ------
         BadRequest
-            Another shape, outside int32, or a span that ends before it begins; nothing was changed.
+            Another shape, outside int32, a span that ends before it begins, or a region of another block shape; nothing
+            was changed.
         LockedVersion
             The version is committed.
         """
-        checked = as_spans(spans)
+        checked = as_spans(self._own(spans))
         self.check_open(force)
         wanted = _pages(checked)
 
@@ -459,6 +463,18 @@ class Roi(Datatype):
             m.log(self, {"Action": "delete-roi", **self._stamp(m)})
 
         self.mutate(change, user=user, app=app, force=force)
+
+    def _own(self, spans: ArrayLike | Region | Roi) -> ArrayLike:
+        """Spans in this region's own blocks."""
+        if not isinstance(spans, (Region, Roi)):
+            return spans
+        given = spans.region
+        if given.block_shape != self.block_shape:
+            raise BadRequest(
+                f"{self.name!r} has blocks of {self.block_shape} voxels (z, y, x), the region given has "
+                f"{given.block_shape}: use `rescaled` on it"
+            )
+        return given.spans
 
     def _write(self, m: Mutation, space: TxSpace, wanted: Mapping[bytes, bytes]) -> None:
         space.get(_LAST)  # a write by another one, since then, has this one begin again
@@ -484,9 +500,14 @@ class Roi(Datatype):
         return (z, page << _PAGE_BITS), (z + 1, (page + 1) << _PAGE_BITS)
 
     def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
-        """Spans that a parent added are there, those that a parent removed are not: parents can't contradict."""
+        """A block that all parents kept, or that one of them added, is in the region: parents can't contradict.
+
+        Where both changed the same page its spans are then those that neither overlap nor touch.
+        """
         if key[:1] != _PAGE:
             return max((value for value in values if value is not None), key=lambda v: (len(v), v), default=None)
-        old, *sides = (set() if v is None else set(map(tuple, _decode(key, v).tolist())) for v in (base, *values))
-        kept = old.intersection(*sides).union(*(side - old for side in sides))
-        return _encode(as_spans(sorted(kept))) if kept else None
+        old, *sides = (disjoint(_decode(key, v) if v is not None else as_spans([])) for v in (base, *values))
+        kept = reduce(partial(combine, keep=np.logical_and), sides, old)
+        added = reduce(partial(combine, keep=np.logical_or), (combine(s, old, np.greater) for s in sides))
+        merged = combine(kept, added, np.logical_or)
+        return _encode(merged.astype(np.int32)) if len(merged) else None

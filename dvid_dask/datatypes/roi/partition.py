@@ -28,7 +28,7 @@ from .spans import disjoint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_BATCH", "MAX_SUBVOLUMES", "Partition", "optimized", "simple"]
+__all__ = ["MAX_BATCH", "MAX_SUBVOLUMES", "Partition", "check_batch", "optimized", "simple"]
 
 MAX_BATCH = 1 << 20
 """Largest size of a subvolume, in blocks a side: its volume has to fit a 64-bit integer."""
@@ -37,10 +37,22 @@ MAX_SUBVOLUMES = 1 << 22
 """Most subvolumes that one partition may have."""
 
 
+def check_batch(batch: int) -> None:
+    """Refuse a size of subvolumes that can't be.
+
+    Raises
+    ------
+    BadRequest
+        It is not from 1 to 2^20.
+    """
+    if not 1 <= batch <= MAX_BATCH:
+        raise BadRequest(f"a batch size of {batch} blocks: expected 1 to {MAX_BATCH}")
+
+
 class Layers(Protocol):
     """Gives the spans (sorted) with z in start..last."""
 
-    def __call__(self, first: int, last: int) -> NDArray[np.int32]: ...
+    def __call__(self, first: int, last: int) -> NDArray[np.signedinteger]: ...
 
 
 class Partition(msgspec.Struct, frozen=True):

@@ -96,7 +96,7 @@ def row_keys(z: NDArray[Any], y: NDArray[Any]) -> NDArray[np.uint64]:
     return keys
 
 
-def disjoint(spans: NDArray[np.int32]) -> NDArray[np.int64]:
+def disjoint(spans: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     """The same blocks in spans that neither overlap nor touch.
 
     Parameters
