@@ -1,26 +1,30 @@
 """The application: which request goes where, and how a synchronous handler answers on an event loop.
 
-Everything but ASGI plumbing happens in worker threads, so a handler may block on disk or compute in a kernel that
-releases the GIL. Two sets of threads: one for requests whose body is in memory already, one for bodies that stream in
-or out; a crowd of slow uploads can fill the second and leaves the first alone.
+Handlers run in worker threads, so that they may block on disk or compute in a kernel that releases the GIL. Two sets of
+threads: one for requests whose body is in memory already, one for bodies that stream in or out; a crowd of slow uploads
+can fill the second and leaves the first alone.
+
+The way to a thread and back takes longer than a lookup in what is cached. So handlers that say they are quick run on
+the loop, in a store that is on a local disk: as long as they keep to a budget, and until they say that this request
+isn't (see :meth:`dvid_dask.api.face.Call.needs_thread`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.responses import FileResponse, RedirectResponse, Response
-from starlette.routing import Route
 
 from . import instances, nodes, repos, server
 from .config import ServerConfig
-from .face import Body, Call, Request, VersionRequest
+from .face import Body, Call, NeedsThread, Request, VersionRequest
 from .faces import all_faces
 from .failures import Unrouted, error_response
 from .middleware import Blocked, CleanPath, Cors, Door, Failures
@@ -29,11 +33,18 @@ from .responses import Stream, empty
 from .state import ServerState
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dvid_dask.versions import Datastore
 
+    from .face import Door as FaceDoor
+
 __all__ = ["create_app"]
+
+#: Seconds that a quick handler may take on the event loop, on average of the last few times; one that took more runs in
+#: threads for the other time, and then gets another chance.
+BUDGET = 0.002
+PENALTY = 0.25
 
 
 def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Starlette:
@@ -69,26 +80,65 @@ def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Star
         for repo in datastore.repos.values():
             raise_mutation_ids(repo, state.config.min_mutation_id_start)
     all_faces()  # a wrong face is a defect to hear of now, not at the first request
-    app = Starlette(
-        routes=[Route("/{path:path}", Dispatch(state))],
-        middleware=[
-            Middleware(Door, server=state),
-            Middleware(Cors, domains=state.config.cors_domains),
-            Middleware(Failures),
-            Middleware(CleanPath),
-            Middleware(Blocked, server=state),
-        ],
-    )
-    app.state.server = state
-    return app
+    return Application(state)
+
+
+class Application(Starlette):
+    """Starlette with our layers alone: it has one route, so none of its own is needed to find it."""
+
+    def __init__(self, state: ServerState) -> None:
+        super().__init__()
+        self.state.server = state
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The layers around the dispatch; lifespan messages are Starlette's."""
+        state: ServerState = self.state.server
+        dispatch = Dispatch(state)
+
+        async def http(scope: Scope, receive: Receive, send: Send) -> None:
+            await (dispatch if scope["type"] == "http" else self.router)(scope, receive, send)
+
+        layers: ASGIApp = Failures(CleanPath(Blocked(http, state)))
+        if state.config.cors_domains:
+            layers = Cors(layers, state.config.cors_domains)
+        return Door(layers, state)
+
+
+class Pace:
+    """How long a quick handler took the last few times. On the loop, a disk that is slow would hold up everybody.
+
+    Examples
+    --------
+    >>> pace = Pace()
+    >>> pace.took(0.0, 0.5)  # once may be chance: the machine had other things to do
+    >>> pace.rests_until
+    0.0
+    >>> for begun in (1, 2, 3):
+    ...     pace.took(begun, begun + 0.5)
+    >>> pace.rests_until
+    3.75
+    """
+
+    __slots__ = ("average", "rests_until")
+
+    def __init__(self) -> None:
+        self.average = 0.0
+        self.rests_until = 0.0
+
+    def took(self, begun: float, ended: float) -> None:
+        """Note one more time."""
+        self.average += (min(ended - begun, 5 * BUDGET) - self.average) / 16
+        if self.average > BUDGET:
+            self.average, self.rests_until = 0.0, ended + PENALTY
 
 
 class Dispatch:
-    """Hands each request to a thread that finds and runs its handler, and sends what that returns."""
+    """Runs the handler of each request, mostly in a thread, and sends what that returns."""
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self._limiters: tuple[anyio.CapacityLimiter, anyio.CapacityLimiter] | None = None
+        self._paces: dict[FaceDoor, Pace] = {}
 
     def limiters(self) -> tuple[anyio.CapacityLimiter, anyio.CapacityLimiter]:
         """Threads for requests, threads for streams. Made late: they belong to an event loop."""
@@ -98,17 +148,24 @@ class Dispatch:
         return self._limiters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        direct, streams = self.limiters()
-        scope["dvid.streams"] = streams
         body = Body.of(scope, receive, self.state)
-        await body.prefetch()
+        if not body.small:
+            await body.prefetch()
         path = scope["path"]
         if instances.is_instance_path(path):
-            request: Request = Call(self.state, scope, body)
+            call = Call(self.state, scope, body)
+            if body.small and self.state.near:
+                answer = self.at_once(call)
+                if answer is not None:
+                    await answer(scope, receive, send)
+                    return
+            request: Request = call
             handler = self.at_instance
         else:
             request = VersionRequest(self.state, scope, body)
             handler = self.elsewhere
+        direct, streams = self.limiters()
+        scope["dvid.streams"] = streams
         response: Response | None = None
         try:
             response = await anyio.to_thread.run_sync(handler, request, limiter=direct if body.small else streams)
@@ -138,13 +195,53 @@ class Dispatch:
                 raise
         return response
 
+    def at_once(self, call: Call) -> Response | None:
+        """Runs on the loop: the answer of a quick handler; None if a thread has to find it."""
+        pace: Pace | None = None
+        begun = time.perf_counter()
+        try:
+            with self.state.datastore.store.one_look():
+                door = instances.find(call)
+                pace = self.pace(door) if door.quick else None
+                if pace is None or pace.rests_until > begun:
+                    return None
+                call.on_loop = True
+                response = door.handler(call)
+                if isinstance(response, Stream):
+                    raise TypeError(f"{door.keyword} is said to be quick and answers by a stream")
+                call.close()
+        except NeedsThread:
+            call.undo()
+            return None
+        except Exception as error:
+            call.close()
+            response = error_response(error, call.scope)
+        finally:
+            if pace is not None and call.on_loop:
+                call.on_loop = False
+                pace.took(begun, time.perf_counter())
+        return self.marked(response)
+
+    def pace(self, door: FaceDoor) -> Pace:
+        """How quick a handler has been."""
+        pace = self._paces.get(door)
+        if pace is None:
+            pace = self._paces[door] = Pace()
+        return pace
+
     def at_instance(self, request: Request) -> Response:
         """Runs in a thread: a request at a data instance."""
         try:
-            response = self.ready(request, instances.answer(request))  # type: ignore[arg-type]
+            reads = request.method in ("GET", "HEAD")
+            with self.state.datastore.store.one_look() if reads else contextlib.nullcontext():
+                response = self.ready(request, instances.answer(request))  # type: ignore[arg-type]
         except Exception as error:
             request.close()
             response = error_response(error, request.scope)
+        return self.marked(response)
+
+    def marked(self, response: Response) -> Response:
+        """With the header that lets scripts see how long it took, where the configuration says so."""
         if self.state.config.allow_timing:
             response.headers["Timing-Allow-Origin"] = "*"
         return response

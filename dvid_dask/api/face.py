@@ -11,6 +11,10 @@
 
 A handler is a plain function; it runs in a worker thread and may block. It raises errors of :mod:`dvid_dask.errors` and
 returns one of :mod:`dvid_dask.api.responses`; status codes of errors are the errors' own.
+
+A handler that mostly looks up a few values is registered with ``quick=True``: it is then called on the event loop,
+which saves the way to a thread and back, and before it begins with what may take longer it says
+``call.needs_thread(...)``.
 """
 
 from __future__ import annotations
@@ -42,7 +46,17 @@ if TYPE_CHECKING:
 
     from .state import ByteBudget, ServerState
 
-__all__ = ["Body", "BrokenBody", "Call", "Face", "Handler", "Request", "VersionRequest", "decode_json"]
+__all__ = [
+    "Body",
+    "BrokenBody",
+    "Call",
+    "Face",
+    "Handler",
+    "NeedsThread",
+    "Request",
+    "VersionRequest",
+    "decode_json",
+]
 
 T = TypeVar("T")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -410,10 +424,14 @@ class Request:
         """Call this once the work of the request is done."""
         self._at_end.append(callback)
 
-    def close(self) -> None:
-        """End of the request: release what it holds."""
+    def undo(self) -> None:
+        """The handler begins anew: release what it took."""
         while self._at_end:
             self._at_end.pop()()
+
+    def close(self) -> None:
+        """End of the request: release what it holds."""
+        self.undo()
         self.body.close()
 
 
@@ -441,6 +459,10 @@ class VersionRequest(Request):
         return self.version.repo
 
 
+class NeedsThread(Exception):  # noqa: N818  an event, like StopIteration
+    """A quick handler found that it isn't: it has to run again, in a thread."""
+
+
 class Call(VersionRequest):
     """A request at a data instance.
 
@@ -460,6 +482,16 @@ class Call(VersionRequest):
     instance: Any
     keyword: str
     args: list[str]
+    on_loop = False
+
+    def needs_thread(self, when: bool = True) -> None:
+        """Leave the event loop, if the handler runs there: it is called again in a thread.
+
+        For handlers registered as quick, before they read the body and before anything that takes more than a
+        millisecond or so.
+        """
+        if when and self.on_loop:
+            raise NeedsThread
 
     @property
     def datatype(self) -> Datatype:
@@ -493,6 +525,7 @@ class Door(NamedTuple):
     handler: Handler
     args: str
     head: bool
+    quick: bool = False
 
 
 class Face:
@@ -545,9 +578,9 @@ class Face:
     def __repr__(self) -> str:
         return f"Face({', '.join(map(repr, self.typenames))})"
 
-    def get(self, *keywords: str, args: str = "", head: bool = True) -> Callable[[H], H]:
-        """Answer GET, and HEAD unless told otherwise."""
-        return self._add("GET", keywords, args, head)
+    def get(self, *keywords: str, args: str = "", head: bool = True, quick: bool = False) -> Callable[[H], H]:
+        """Answer GET, and HEAD unless told otherwise; quick: see :meth:`Call.needs_thread`."""
+        return self._add("GET", keywords, args, head, quick)
 
     def head(self, *keywords: str, args: str = "") -> Callable[[H], H]:
         """Answer HEAD otherwise than by GET without its body."""
@@ -565,17 +598,19 @@ class Face:
         """Answer DELETE."""
         return self._add("DELETE", keywords, args, False)
 
-    def any(self, *keywords: str, args: str = "") -> Callable[[H], H]:
-        """Answer every method that has no handler of its own."""
-        return self._add(ANY, keywords, args, True)
+    def any(self, *keywords: str, args: str = "", quick: bool = False) -> Callable[[H], H]:
+        """Answer every method that has no handler of its own; quick: see :meth:`Call.needs_thread`."""
+        return self._add(ANY, keywords, args, True, quick)
 
-    def _add(self, method: str, keywords: tuple[str, ...], args: str, head: bool) -> Callable[[H], H]:
+    def _add(
+        self, method: str, keywords: tuple[str, ...], args: str, head: bool, quick: bool = False
+    ) -> Callable[[H], H]:
         def add(handler: H) -> H:
             for keyword in keywords:
                 doors = self.doors.setdefault(keyword, {})
                 if method in doors:
                     raise ValueError(f"{self!r} has two handlers for {method} {keyword}")
-                doors[method] = Door(keyword, method, handler, args, head)
+                doors[method] = Door(keyword, method, handler, args, head, quick)
             return handler
 
         return add

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dvid_dask.errors import BadRequest, LockedVersion, NotFound
 
-from .face import Call
+from .face import ANY, Call, Door
 from .faces import face_of
 from .nodes import gate
 from .responses import json, octets
@@ -17,7 +17,7 @@ from .responses import json, octets
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-__all__ = ["answer", "is_instance_path"]
+__all__ = ["answer", "find", "is_instance_path"]
 
 MUTATING = frozenset({"POST", "PUT", "DELETE"})
 
@@ -38,6 +38,11 @@ def is_instance_path(path: str) -> bool:
 
 def answer(call: Call) -> Response:
     """Find the handler for a request at an instance, and call it."""
+    return find(call).handler(call)
+
+
+def find(call: Call) -> Door:
+    """The handler for a request at an instance; the call gets its version, instance and arguments."""
     parts = call.path.split("/")
     if not parts[-1]:
         parts.pop()
@@ -46,7 +51,7 @@ def answer(call: Call) -> Response:
     call.version = gate(call, selector)
     call.instance = instance = call.version[name]
     if keyword == "blobstore":
-        return blobs(call)
+        return _BLOBS
     call.version = instance.version
     if (
         call.method in MUTATING
@@ -58,7 +63,7 @@ def answer(call: Call) -> Response:
         raise LockedVersion(
             f"version {call.version.uuid} is committed: make a new version of it and change that, or use an admin token"
         )
-    return face_of(instance.typename).find(call.method, keyword).handler(call)
+    return face_of(instance.typename).find(call.method, keyword)
 
 
 def blobs(call: Call) -> Response:
@@ -77,3 +82,6 @@ def blobs(call: Call) -> Response:
     if not blob:
         raise NotFound(f"there is no blob {reference[:80]}")
     return octets(blob)
+
+
+_BLOBS = Door("blobstore", ANY, blobs, "", True)

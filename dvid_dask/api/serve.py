@@ -112,7 +112,13 @@ def run(
     if publisher is not None:
         app.state.server.record_activity = publisher.activity
     options = uvicorn.Config(
-        app, http=_protocol(), lifespan="off", log_config=None, access_log=False, server_header=False
+        app,
+        http=_protocol(),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who asks through a proxy is found out by `client_address`
     )
     server = Server(app.state.server, options)
     host, port = listener.getsockname()[:2]

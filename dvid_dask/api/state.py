@@ -42,6 +42,8 @@ class ServerState:
         False from the moment that the server is told to stop: all but heartbeat and load get 503.
     in_flight : int
         Requests being answered now. Changed on the event loop only.
+    near : bool
+        Whether a lookup in the store takes no longer than a disk does.
     record_activity : callable or None
         Gets a record of each request at the server, a repository or a version; must not wait.
     """
@@ -54,6 +56,7 @@ class ServerState:
         self.latencies = Latencies()
         self.bodies = ByteBudget(self.config.body_memory)
         self.block_list = BlockList.load(self.config.block_list_file)
+        self.near = datastore.store.url.startswith(("file:", "memory:"))
         self.started = time.time()
         self.available = True
         self.in_flight = 0

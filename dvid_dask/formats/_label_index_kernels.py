@@ -43,6 +43,34 @@ def _put_varint(out: Array, p: int, v: np.uint64) -> int:
 
 
 @kernel
+def pack_keys(blocks: Array, supervoxels: Array, limit: int, keys: Array) -> int:
+    """Pack block coordinates (n, 3) z, y, x as the keys of a LabelIndex: a sign bit above 20 bits for each.
+
+    Returns -1 if the rows ascend by block and supervoxel, -2 if they don't or one repeats, or the first row of which a
+    magnitude isn't below the limit.
+    """
+    ascend = True
+    before = np.int64(-1)
+    for i in range(blocks.shape[0]):
+        key = np.uint64(0)
+        order = np.int64(0)
+        for axis in range(3):
+            at = np.int64(blocks[U(i), U(axis)])
+            size = -at if at < 0 else at
+            if size >= limit:
+                return i
+            if at < 0:
+                size |= np.int64(1 << 20)
+            key = (key << np.uint64(21)) | np.uint64(size)
+            order = (order << np.int64(21)) | (at + np.int64(1 << 20))
+        keys[U(i)] = key
+        if order < before or (order == before and supervoxels[U(i)] <= supervoxels[U(i - 1)]):
+            ascend = False
+        before = order
+    return -1 if ascend else -2
+
+
+@kernel
 def encode_blocks(keys: Array, supervoxels: Array, counts: Array, surface: Array) -> Array:
     """The `blocks` field of a LabelIndex, one map entry per run of equal keys.
 

@@ -17,6 +17,32 @@ _ALL = np.uint64(0x0101010101010101)
 
 
 @kernel
+def runs_of_blocks(blocks: Array) -> tuple[Array, bool]:
+    """The normal runs of block coordinates int32 (n, 3) z, y, x that ascend, repeats allowed; false if they don't."""
+    n = blocks.shape[0]
+    runs = np.empty((n, 4), np.int32)
+    m = 0
+    for i in range(n):
+        z, y, x = blocks[U(i), U(0)], blocks[U(i), U(1)], blocks[U(i), U(2)]
+        if m > 0:
+            last = U(m - 1)
+            if z == runs[last, U(2)] and y == runs[last, U(1)]:
+                end = np.int64(runs[last, U(0)]) + np.int64(runs[last, U(3)])
+                if x < end - 1:
+                    return runs[:0], False
+                if x == end - 1:
+                    continue
+                if x == end:
+                    runs[last, U(3)] += np.int32(1)
+                    continue
+            elif z < runs[last, U(2)] or (z == runs[last, U(2)] and y < runs[last, U(1)]):
+                return runs[:0], False
+        runs[U(m), U(0)], runs[U(m), U(1)], runs[U(m), U(2)], runs[U(m), U(3)] = x, y, z, np.int32(1)
+        m += 1
+    return runs[:m], True
+
+
+@kernel
 def append_runs(
     mask: Array,
     words: Array,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.formats import _rle_kernels as kernels
 from dvid_dask.formats import rles
 from dvid_dask.formats._bytes import Buffer
 from dvid_dask.formats.errors import FormatError
@@ -43,7 +44,12 @@ def rles_from_block_coords(blocks_zyx: ArrayLike) -> NDArray[np.int32]:
     array([[1, 0, 0, 2],
            [0, 0, 5, 1]], dtype=int32)
     """
-    blocks = np.asarray(blocks_zyx, np.int64).reshape(-1, 3)
+    blocks = np.asarray(blocks_zyx).reshape(-1, 3)
+    if blocks.dtype == np.int32:
+        found, ascend = kernels.runs_of_blocks(np.ascontiguousarray(blocks))
+        if ascend:
+            return np.asarray(found, np.int32)
+    blocks = blocks.astype(np.int64)
     runs = np.ones((len(blocks), 4), np.int32)
     runs[:, :3] = blocks[:, ::-1]
     return rles.normalize(runs)

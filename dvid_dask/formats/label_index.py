@@ -19,7 +19,7 @@ import numpy as np
 from dvid_dask.formats import _label_index_kernels as kernels
 from dvid_dask.formats._bytes import Buffer, as_uint8
 from dvid_dask.formats.compression import deserialize, serialize
-from dvid_dask.formats.coordinates import pack_blocks, unpack_blocks
+from dvid_dask.formats.coordinates import PACKED_LIMIT, pack_blocks, unpack_blocks
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class LabelIndex:
     last_mod_app: str = ""
 
 
+_UNSORTED = -2
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value >= 128:
@@ -107,22 +110,25 @@ def encode_index(index: LabelIndex) -> bytes:
     >>> encode_index(LabelIndex(7, **columns)).hex()
     '0a10088180808280800312060a04080710641007'
     """
-    blocks = np.asarray(index.block_zyx, np.int32).reshape(-1, 3)
-    supervoxels = np.asarray(index.supervoxel, np.uint64)
-    counts = np.asarray(index.count, np.uint32)
-    surface = np.empty(0, np.uint64) if index.surface_mutid is None else np.asarray(index.surface_mutid, np.uint64)
+    blocks = np.ascontiguousarray(index.block_zyx, np.int32).reshape(-1, 3)
+    supervoxels = np.ascontiguousarray(index.supervoxel, np.uint64)
+    counts = np.ascontiguousarray(index.count, np.uint32)
+    surface = (
+        np.empty(0, np.uint64) if index.surface_mutid is None else np.ascontiguousarray(index.surface_mutid, np.uint64)
+    )
     if not len(blocks) == supervoxels.size == counts.size or surface.size not in (0, len(blocks)):
         raise ValueError(f"columns of {len(blocks)}, {supervoxels.size}, {counts.size} and {surface.size} rows")
-    packed = pack_blocks(blocks)
-    keys = _sort_keys(blocks)
-    if not _ascends(keys, supervoxels):
-        order = np.lexsort((supervoxels, keys))
-        keys, packed, supervoxels, counts = keys[order], packed[order], supervoxels[order], counts[order]
+    packed = np.empty(len(blocks), np.uint64)
+    found = kernels.pack_keys(blocks, supervoxels, PACKED_LIMIT, packed)
+    if found >= 0:
+        pack_blocks(blocks)  # says what is wrong
+    if found == _UNSORTED:
+        order = np.lexsort((supervoxels, *blocks.T[::-1]))
+        blocks, supervoxels, counts = blocks[order], supervoxels[order], counts[order]
         surface = surface[order] if surface.size else surface
-        if not _ascends(keys, supervoxels):
+        if kernels.pack_keys(blocks, supervoxels, PACKED_LIMIT, packed) == _UNSORTED:
             raise ValueError("a supervoxel is listed twice in a block")
-    columns = (np.ascontiguousarray(c) for c in (packed, supervoxels, counts, surface))
-    parts = [bytes(kernels.encode_blocks(*columns).data)]
+    parts = [kernels.encode_blocks(packed, supervoxels, counts, surface).tobytes()]
     for number, value in ((2, index.label), (3, index.last_mutid)):
         if value:
             parts += bytes((number << 3,)), _varint(value)

@@ -72,7 +72,7 @@ def encode_srles(rles: ArrayLike) -> bytes:
     >>> encode_srles([[10, 20, 30, 5]]).hex(" ", 4)
     '0a000000 14000000 1e000000 05000000'
     """
-    return _as_runs(rles).astype("<i4").tobytes()
+    return _as_runs(rles).astype("<i4", copy=False).tobytes()
 
 
 def encode_rles(rles: ArrayLike) -> bytes:

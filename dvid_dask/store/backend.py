@@ -26,11 +26,13 @@ _QUERY = {"s3": {"endpoint", "region", "anonymous", "profile"}, "gs": {"project"
 
 _forked = False
 _in_use = False
+_pid = os.getpid()
 
 
 def _after_fork() -> None:
-    global _forked
+    global _forked, _pid
     _forked = _in_use
+    _pid = os.getpid()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -147,7 +149,7 @@ class Backend:
         StoreError
             This process is not the one that opened the store.
         """
-        if os.getpid() != self.pid:
+        if _pid != self.pid:
             raise StoreError(
                 f"{self.url} was opened by process {self.pid} and used in {os.getpid()}, its fork; "
                 "tensorstore does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver' "

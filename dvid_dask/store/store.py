@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -63,6 +66,12 @@ class _Format(msgspec.Struct, frozen=True, kw_only=True):
     numbered: bytes
 
 
+class _Looks(threading.local):
+    """When the reads of a thread that look at each tree only once began."""
+
+    since: float | None = None
+
+
 class Store:
     """A store of trees. Made by `Store.create`, found by `Store.open`; safe to use from many threads and processes.
 
@@ -86,6 +95,29 @@ class Store:
         self._read_only = read_only
         #: seconds after which views of its trees look for commits of other processes, where these are asked for less
         self.max_age = float("inf")
+        self._looks = _Looks()
+
+    @contextlib.contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Let reads of this thread look at each tree once, however low `max_age` is.
+
+        For a question asked from outside: what was committed before it began has to be in the answer, what was
+        committed later need not. Views of age 0 look all the same.
+        """
+        looks = self._looks
+        before = looks.since
+        looks.since = time.monotonic()
+        try:
+            yield
+        finally:
+            looks.since = before
+
+    def _age(self, wanted: float) -> float:
+        """How old a view may be that was asked for with this age."""
+        if wanted <= self.max_age:
+            return wanted
+        since = self._looks.since
+        return self.max_age if since is None else min(wanted, max(self.max_age, time.monotonic() - since))
 
     @classmethod
     def create(

@@ -168,7 +168,7 @@ class Tree:
         """
         state = self._state
         state.where.check()
-        return state.view(min(max_age, self._store.max_age))
+        return state.view(self._store._age(max_age))
 
     def update(self, fn: Callable[[Transaction], T], *, force: bool = False) -> T:
         """Run `fn` on a transaction and commit what it wrote, all or nothing; return what it returned.

@@ -172,6 +172,7 @@ class MetaTree:
         self._lock = threading.Lock()
         self._state: State | None = None
         self._token = ""
+        self._seen: tuple[View | None, State | None] = None, None
 
     @staticmethod
     def initialise(tree: Tree) -> None:
@@ -186,11 +187,15 @@ class MetaTree:
     def state(self, max_age: float = 0.1) -> State:
         """The decoded metadata; this process's own changes are always in it, others' within `max_age` seconds."""
         view = self.tree.view(max_age)
+        seen, state = self._seen
+        if view is seen and state is not None and state is self._state:
+            return state
         state = self._state
         token = view.token
-        if state is not None and token == self._token:
-            return state
-        return self._remember(self._follow(view, state), token)
+        if state is None or token != self._token:
+            state = self._remember(self._follow(view, state), token)
+        self._seen = view, state
+        return state
 
     def _remember(self, state: State, token: str | None) -> State:
         with self._lock:

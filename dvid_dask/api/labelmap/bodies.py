@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 MAX_LISTED = 10_000_000
 
 
-@face.any("size", args="/<label>")
+@face.any("size", args="/<label>", quick=True)
 @absent_is_404
 def get_size(call: Call) -> Response:
     """Voxels of a body, or of a supervoxel with ``supervoxels=true``: ``{"voxels": n}``."""
-    voxels = of(call).size(label_arg(call), supervoxels=call.flag("supervoxels"))
+    label, supervoxels = label_arg(call), call.flag("supervoxels")
+    call.needs_thread(supervoxels)
+    voxels = of(call).size(label, supervoxels=supervoxels)
     return text(f'{{"voxels": {voxels}}}', media_type="application/json")
 
 
@@ -48,22 +50,26 @@ def get_sizes(call: Call) -> Response:
     return json(of(call).sizes(np.array(labels, np.uint64), supervoxels=call.flag("supervoxels")).tolist())
 
 
-@face.any("supervoxels", args="/<body>")
+@face.any("supervoxels", args="/<body>", quick=True)
 @absent_is_404
 def get_supervoxels(call: Call) -> Response:
     """The supervoxels of a body, as a JSON list."""
-    return json(of(call).supervoxels_of(label_arg(call)).id.tolist())
+    body = label_arg(call)
+    call.needs_thread(of(call).header(body).paged)
+    return json(of(call).supervoxels_of(body).id.tolist())
 
 
-@face.any("supervoxel-sizes", args="/<body>")
+@face.any("supervoxel-sizes", args="/<body>", quick=True)
 @absent_is_404
 def get_supervoxel_sizes(call: Call) -> Response:
     """The supervoxels of a body and their voxels, as two JSON lists."""
-    held = of(call).supervoxels_of(label_arg(call))
+    body = label_arg(call)
+    call.needs_thread(of(call).header(body).paged)
+    held = of(call).supervoxels_of(body)
     return json({"supervoxels": held.id.tolist(), "sizes": held.voxels.tolist()})
 
 
-@face.any("lastmod", args="/<body>")
+@face.any("lastmod", args="/<body>", quick=True)
 @absent_is_404
 def get_lastmod(call: Call) -> Response:
     """The mutation that changed a body last: its id, user, application and time."""

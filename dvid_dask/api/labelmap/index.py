@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_INDICES = 50_000
 
 
-@face.get("index", args="/<body>", head=False)
+@face.get("index", args="/<body>", head=False, quick=True)
 @absent_is_404
 def get_index(call: Call) -> Response:
     """The label index of a body as protobuf LabelIndex; ``metadata-only=true``: sums and last change as JSON."""
@@ -41,8 +41,8 @@ def get_index(call: Call) -> Response:
         parse_label(call.query["mutid"], "mutid")
         return not_found()  # indices before a mutation are kept by DVID's mutation cache, which is not here
     call.throttled()
+    header = of(call).header(body)
     if call.flag("metadata-only"):
-        header = of(call).header(body)
         return json(
             {
                 "num_voxels": header.voxels,
@@ -52,6 +52,7 @@ def get_index(call: Call) -> Response:
                 "last_mod_app": header.stamp.app,
             }
         )
+    call.needs_thread(header.paged)
     return octets(label_index.encode_index(of(call).index(body)))
 
 

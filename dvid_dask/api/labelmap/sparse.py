@@ -95,12 +95,14 @@ def get_sparsevol_by_point(call: Call) -> Response:
     return sparse_response(call, label)
 
 
-@face.any("sparsevol-coarse", args="/<label>")
+@face.any("sparsevol-coarse", args="/<label>", quick=True)
 @needs_index
 @absent_is_404
 def get_sparsevol_coarse(call: Call) -> Response:
     """The blocks of a body or supervoxel as runs in block coordinates; bounds in voxels."""
+    call.needs_thread(call.flag("supervoxels"))
     volume = of(call).sparse(label_arg(call), supervoxels=call.flag("supervoxels"), bounds=bounds_of(call))
+    call.needs_thread(volume.paged)
     return octets(rles.encode_rles(volume.coarse()))
 
 

@@ -155,6 +155,10 @@ def _header_in(_: bytes, value: bytes | None) -> tuple[Header | None, int]:
     return (None, 0) if value is None else (Header.decode(value)[0], 400)
 
 
+def _as_stored(_: bytes, value: bytes | None) -> tuple[bytes | None, int]:
+    return value, 0 if value is None else len(value)
+
+
 def _has_own(key: bytes, value: bytes | None) -> tuple[bool | None, int]:
     """Whether a body has a supervoxel of its own id; None if its record doesn't tell, since it is paged."""
     if value is None:
@@ -312,7 +316,7 @@ class Index:
 
     def _record(self, body: int) -> tuple[Header, Rows] | None:
         """Header and, for a small body, its rows."""
-        value = self._space.get(keys.body(body))
+        value = self._space.decoded("record", [keys.body(body)], _as_stored)[0]
         if value is None:
             return None
         header, end = Header.decode(value)

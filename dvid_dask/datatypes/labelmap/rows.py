@@ -20,6 +20,15 @@ COLUMNS = 6
 _OFFSET = np.int64(1 << 31)
 
 
+@kernel
+def _narrow(table: NDArray[np.uint64], blocks: NDArray[np.int32], counts: NDArray[np.uint32]) -> None:
+    """Coordinates and counts of a table of rows, in their own types."""
+    for i in range(table.shape[1]):
+        for axis in range(3):
+            blocks[i, axis] = np.int32(np.int64(table[axis, i]) - _OFFSET)
+        counts[i] = np.uint32(table[4, i])
+
+
 @dataclass(frozen=True)
 class Rows:
     """Columns of equal length, one row per block and supervoxel.
@@ -114,8 +123,10 @@ class Rows:
     @classmethod
     def from_table(cls, table: NDArray[np.uint64]) -> Rows:
         """The inverse of `table`."""
-        blocks = (table[:3].astype(np.int64) - _OFFSET).astype(np.int32)
-        return cls(np.ascontiguousarray(blocks.T), table[3], table[4].astype(np.uint32), table[5])
+        rows = table.shape[1]
+        blocks, counts = np.empty((rows, 3), np.int32), np.empty(rows, np.uint32)
+        _narrow(table, blocks, counts)
+        return cls(blocks, table[3], counts, table[5])
 
 
 def first_of_block(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -125,9 +136,25 @@ def first_of_block(block_zyx: NDArray[np.int32]) -> NDArray[np.bool_]:
     return first
 
 
+@kernel
+def _distinct(blocks: NDArray[np.int32]) -> NDArray[np.int32]:
+    out = np.empty_like(blocks)
+    m = 0
+    for i in range(blocks.shape[0]):
+        same = m > 0
+        for axis in range(3):
+            same = same and blocks[i, axis] == out[m - 1, axis]
+        if not same:
+            for axis in range(3):
+                out[m, axis] = blocks[i, axis]
+            m += 1
+    return out[:m]
+
+
 def distinct_blocks(rows: Rows) -> NDArray[np.int32]:
     """int32 (n, 3): the blocks of the sorted rows, each once, in zyx order."""
-    return rows.block_zyx[first_of_block(rows.block_zyx)]
+    found: NDArray[np.int32] = _distinct(rows.block_zyx)
+    return found
 
 
 def overlay(old: Rows, new: Rows, mutation: int | None = None) -> Rows:

@@ -107,6 +107,12 @@ class SparseVolume:
         self.exact = exact
 
     @property
+    def paged(self) -> bool:
+        """Whether the body is so large that its index is in pages."""
+        header = self._index.header(self.body)
+        return header is not None and header.paged
+
+    @property
     def label(self) -> int:
         """The id asked for."""
         return self.body if self.supervoxel is None else self.supervoxel
