@@ -23,6 +23,14 @@ def test_round_trip(blocks):
     assert ref.voxels_of(runs) == set(blocks)
     back = coarse.decode_coarse(coarse.encode_coarse(blocks))
     assert back.tolist() == [list(b) for b in sorted(set(blocks))]
+    ascending = np.array(sorted(blocks), np.int32).reshape(-1, 3)
+    assert coarse.rles_from_block_coords(ascending).tolist() == runs.tolist()
+    assert coarse.rles_from_block_coords(np.array(blocks, np.int32)).tolist() == runs.tolist()
+
+
+def test_far_ends():
+    far = np.array([[0, 0, -(2**31)], [0, 0, 2**31 - 2], [0, 0, 2**31 - 1]], np.int32)
+    assert coarse.rles_from_block_coords(far).tolist() == [[-(2**31), 0, 0, 1], [2**31 - 2, 0, 0, 2]]
 
 
 def test_streams():

@@ -110,6 +110,28 @@ def test_commits_of_other_processes_are_seen_in_time(local):
     assert tree.view(max_age=0).get(b"count") == b"3"
 
 
+def test_one_look_a_question(local):
+    tree = local.create_tree("a")
+    local.max_age = 0.0
+    with local.one_look():
+        assert tree.view(3600).get(b"count") is None
+        run("count", local.url, "a", 3).communicate()
+        # what was committed after the question was asked need not be in the answer
+        assert tree.view(3600).get(b"count") is None
+        assert tree.view(max_age=0).get(b"count") == b"3"
+        run("count", local.url, "a", 2).communicate()
+        seen = []
+        other = threading.Thread(target=lambda: seen.append(tree.view(3600).get(b"count")))
+        other.start()
+        other.join()
+        assert seen == [b"5"]
+        run("count", local.url, "a", 1).communicate()
+        with local.one_look():
+            assert tree.view(3600).get(b"count") == b"6"
+    run("count", local.url, "a", 1).communicate()
+    assert tree.view(3600).get(b"count") == b"7"
+
+
 def test_patience_ends(local, monkeypatch):
     tree = local.create_tree("a")
     monkeypatch.setattr("dvid_dask.store.tree.PATIENCE", 0.2)
