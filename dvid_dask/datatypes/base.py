@@ -13,6 +13,7 @@ from dvid_dask.versions.registry import lookup, register
 from dvid_dask.versions.space import Space, TxSpace
 
 if TYPE_CHECKING:
+    from dvid_dask.store import Amount
     from dvid_dask.versions.meaning import MergeStep
     from dvid_dask.versions.repo import Repo
     from dvid_dask.versions.version import Version
@@ -158,6 +159,14 @@ class Datatype:
             Seconds for which commits of other processes may be missing; this process's are always in. 0 looks again.
         """
         return Space(self.version.tree(self.info).view(max_age), self.info.prefix)
+
+    def stored(self) -> Amount:
+        """How many keys the instance has at this version and how many bytes they take, compressed as they are.
+
+        Versions share what they have in common, so the amounts of several must not be added up. It costs a few reads,
+        however much there is.
+        """
+        return self.view().measure()
 
     def mutate(self, fn: Callable[[Mutation, TxSpace], T], *, user: str = "", app: str = "", force: bool = False) -> T:
         """Change the instance in one atomic commit.

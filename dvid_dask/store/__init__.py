@@ -22,6 +22,7 @@ from .fsck import FsckReport
 from .gc import GcReport
 from .keys import prefix_end
 from .landing import land
+from .measure import Amount
 from .seal import SealReport
 from .store import Settings, Store
 from .transaction import Transaction
@@ -29,6 +30,7 @@ from .tree import Tree
 from .view import View
 
 __all__ = [
+    "Amount",
     "BadStore",
     "Change",
     "Conflict",

@@ -19,13 +19,14 @@ _ZSTD = 1
 
 @dataclass(frozen=True, slots=True)
 class Interior:
-    """An interior node: what its children begin with, where they lie, and how many keys each holds."""
+    """An interior node: what its children begin with, where they lie, how many keys each holds, and how many bytes."""
 
     height: int
     keys: list[bytes]
     locations: list[str]
     prefixes: list[bytes]
     counts: list[int]
+    sizes: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,12 @@ def _leaf(reader: _Reader, files: list[str], count: int, prefix: bytes) -> Leaf:
 def _interior(reader: _Reader, height: int, files: list[str], count: int, prefix: bytes) -> Interior:
     shared, suffixes, common = reader.numbers(count - 1), reader.numbers(count), reader.numbers(count).tolist()
     keys = reader.keys(shared, suffixes, prefix)
-    columns = [reader.numbers(count).tolist() for _ in range(4)]
+    columns = [reader.numbers(count).tolist() for _ in range(6)]
     locations = [_location("btreenode", files, *row) for row in zip(*columns[:3], strict=True)]
     skip = len(prefix)
     prefixes = [key[: skip + length] for key, length in zip(keys, common, strict=True)]
-    return Interior(height, keys, locations, prefixes, columns[3])
+    sizes = [nodes + values for nodes, values in zip(columns[4], columns[5], strict=True)]
+    return Interior(height, keys, locations, prefixes, columns[3], sizes)
 
 
 def _location(kind: str, files: list[str], file: int, offset: int, length: int) -> str:

@@ -14,6 +14,7 @@ from . import manifest as manifests
 from .backend import Backend, backend
 from .errors import translate
 from .keys import SEALED, bounds
+from .measure import Amount, measure
 from .memo import Memo
 from .nodes import Cuts
 
@@ -190,6 +191,11 @@ class View:
                 at += size
                 nbytes = sum(len(result.value) for result in results)
                 size = max(16, min(_BATCH, (16 << 20) * len(part) // (nbytes + 1), size * 4))
+
+    def measure(self, start: bytes = b"", stop: bytes | None = None) -> Amount:
+        """Tell how many keys lie from `start` to before `stop`, and how many bytes they take, in a few reads."""
+        low, high = bounds(start, stop)
+        return measure(self._where, self.manifest.root, low, high, self._cuts.interiors)
 
     def results(self, keys: Iterable[bytes], *, values: bool = True) -> list[Any]:
         """Read many keys as tensorstore's results; without values, their generations alone."""

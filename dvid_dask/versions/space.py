@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from dvid_dask.store import Transaction, View
+    from dvid_dask.store import Amount, Transaction, View
 
 __all__ = ["Space", "TxSpace"]
 
@@ -107,6 +107,10 @@ class Space(_Reads):
     def token(self) -> str:
         """Equal tokens mean the same state of the tree."""
         return self._reader.token
+
+    def measure(self, prefix: bytes = b"") -> Amount:
+        """Number of keys that begin with `prefix`, and of their bytes as stored; see `View.measure`."""
+        return self._reader.measure(*self._range(prefix, None, None))
 
     def __reduce__(self) -> tuple[type[Space], tuple[View, bytes]]:
         return Space, (self._reader, self.prefix)
