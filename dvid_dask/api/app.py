@@ -28,6 +28,7 @@ from .face import Body, Call, NeedsThread, Request, VersionRequest
 from .faces import all_faces
 from .failures import Unrouted, error_response
 from .middleware import Blocked, CleanPath, Cors, Door, Failures
+from .pages import page_of
 from .repos import raise_mutation_ids
 from .responses import Stream, empty
 from .state import ServerState
@@ -251,7 +252,11 @@ class Dispatch:
         try:
             return self.ready(request, self.route(request))
         except Unrouted as error:
-            return self.options(request) or self.static(request) or error_response(error, request.scope)
+            try:
+                answer = self.options(request) or self.static(request)
+            except Exception as failure:
+                return error_response(failure, request.scope)
+            return answer or error_response(error, request.scope)
         except Exception as error:
             request.close()
             return error_response(error, request.scope)
@@ -291,9 +296,11 @@ class Dispatch:
         return response
 
     def static(self, request: Request) -> Response | None:
-        """Files of the web client, where one is configured."""
+        """Files of the web client, where one is configured; else our own pages."""
         config = self.state.config
-        if not config.web_client or request.method not in ("GET", "HEAD"):
+        if not config.web_client:
+            return page_of(request)
+        if request.method not in ("GET", "HEAD"):
             return None
         folder = Path(os.path.realpath(config.web_client))
         file = Path(os.path.realpath(folder / request.path.lstrip("/")))

@@ -1,0 +1,173 @@
+"""The pages and the viewer in a real browser, headless: pixels of the canvas against the voxels that were stored.
+
+Runs where Chromium and its driver are on the PATH.
+"""
+
+import json
+import shutil
+import time
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from imagecodecs import png_decode
+
+import dvid_dask
+
+from ..conftest import server_process
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver: apt-get install chromium-driver"),
+    pytest.mark.timeout(300),
+]
+
+WIDTH, HEIGHT = 900, 700
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={WIDTH},{HEIGHT}",
+        "--hide-scrollbars", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+        "--ignore-gpu-blocklist", "--force-device-scale-factor=1", "--disable-background-networking",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A server with an image of gentle waves, askew to all axes, and eight bodies, each an octant."""
+    folder = tmp_path_factory.mktemp("browser") / "store"
+    z, y, x = np.indices((128, 128, 128))
+    gray = (128 + 60 * np.sin(x / 9 + z / 17) + 60 * np.cos(y / 13 - x / 40)).astype(np.uint8)
+    z, y, x = z >= 64, y >= 64, x >= 64
+    labels = (1 + x + 2 * y + 4 * z).astype(np.uint64)
+    with dvid_dask.create(str(folder), compact="never") as datastore:
+        repo = datastore.new_repo("octants", "eight bodies")
+        repo.new_instance("uint8blk", "gray").write((0, 0, 0), gray)
+        seg = repo.new_instance("labelmap", "seg", {"MaxDownresLevel": "1"})
+        seg.write(labels, (0, 0, 0))
+        root = repo["master"]
+        root.commit("as made")
+        seg = root.newversion()["seg"]
+        seg.merge(1, [2])
+        child = seg.version.uuid
+        uuid = root.uuid
+    with server_process(folder) as process:
+        yield process.url, uuid, child, gray, labels
+
+
+def opened(browser, url, state):
+    browser.get("about:blank")  # a change of the fragment alone loads no page
+    browser.get(f"{url}/neuroglancer/v/view/#!{json.dumps(state)}")
+    until(browser, "return window.viewer !== undefined && viewer.isReady() && viewer.layerManager.managedLayers"
+                   ".every(l => l.layer && l.layer.isReady)")  # fmt: skip
+    time.sleep(0.5)  # one more frame
+
+
+def until(browser, script, seconds=90):
+    end = time.monotonic() + seconds
+    while not browser.execute_script(script):
+        assert time.monotonic() < end, browser.get_log("browser")
+        time.sleep(0.2)
+
+
+def picture(browser):
+    return png_decode(browser.get_screenshot_as_png())[..., :3]
+
+
+def panel(browser):
+    """Left, top, width and height of the cross section."""
+    return browser.execute_script(
+        "const r = document.querySelector('.neuroglancer-rendered-data-panel').getBoundingClientRect();"
+        "return [r.left, r.top, r.width, r.height]"
+    )
+
+
+def state_of(url, root, *layers):
+    return {
+        "dimensions": {axis: [8e-9, "m"] for axis in "xyz"},
+        "position": [64, 64, 32.5],
+        "crossSectionScale": 0.25,
+        "showAxisLines": False,
+        "showScaleBar": False,
+        "showDefaultAnnotations": False,
+        "layout": "xy",
+        "layers": list(layers),
+    }
+
+
+def at_voxels(browser, shot, voxels):
+    """Pixels at the middles of voxels (x, y) around the position, four pixels to a voxel."""
+    left, top, width, height = panel(browser)
+    columns = np.round(left + width / 2 + (voxels[:, 0] + 0.5 - 64) * 4).astype(int)
+    rows = np.round(top + height / 2 + (voxels[:, 1] + 0.5 - 64) * 4).astype(int)
+    return shot[rows, columns].astype(int), columns, rows
+
+
+def test_pixels_of_an_image_are_its_voxels(browser, served):
+    url, root, _, gray, _ = served
+    layer = {"type": "image", "name": "gray", "source": f"dvid://{url}/{root}/gray", "opacity": 1}
+    layer["shaderControls"] = {"normalized": {"range": [0, 255]}}
+    opened(browser, url, state_of(url, root, layer))
+    voxels = np.stack(np.meshgrid(np.arange(14, 114, 4), np.arange(14, 114, 4)), -1).reshape(-1, 2)
+    seen, _, _ = at_voxels(browser, picture(browser), voxels)
+    stored = gray[32, voxels[:, 1], voxels[:, 0]].astype(int)
+    # the viewer asks for images as JPEG
+    apart = np.abs(seen - stored[:, None])
+    assert apart.max() <= 8
+    assert apart.mean() < 1.5
+    assert stored.std() > 40
+
+
+def test_a_click_picks_the_body(browser, served):
+    from selenium.webdriver import ActionChains
+
+    url, root, child, _, labels = served
+    for version, bodies in ((root, labels), (child, np.where(labels == 2, 1, labels))):
+        layer = {"type": "segmentation", "name": "seg", "source": f"dvid://{url}/{version}/seg"}
+        opened(browser, url, state_of(url, version, layer))
+        voxels = np.array([(40, 40), (90, 40), (40, 90), (90, 90)])
+        seen, columns, rows = at_voxels(browser, picture(browser), voxels)
+        here = bodies[32, voxels[:, 1], voxels[:, 0]]
+        # one colour a body, and none twice
+        colours = {int(body): tuple(colour) for body, colour in zip(here, seen.tolist(), strict=True)}
+        assert [colours[int(body)] for body in here] == [tuple(c) for c in seen.tolist()]
+        assert len(set(colours.values())) == len(set(here.tolist()))
+        actions = ActionChains(browser)
+        actions.w3c_actions.pointer_action.move_to_location(int(columns[1]), int(rows[1]))
+        actions.pause(1.0).double_click().perform()
+        until(browser, "return JSON.stringify(viewer.state).includes('segments')", 20)
+        chosen = browser.execute_script("return viewer.state.toJSON().layers[0].segments.map(String)")
+        assert chosen == [str(here[1])]
+
+
+def test_pages(browser, served):
+    url, root, *_ = served
+    browser.get(url)
+    assert "octants" in browser.find_element("tag name", "main").text
+    browser.find_element("css selector", "a.card").click()
+    assert browser.find_element("tag name", "h1").text == "octants"
+    until(browser, "return [...document.images].every(i => { i.loading = 'eager'; return i.complete; })", 30)
+    assert browser.execute_script("return [...document.images].map(i => i.naturalWidth > 0)") == [True] * 3
+    for width in (360, 1280):
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    link = browser.find_element("css selector", "a.button").get_attribute("href")
+    assert f"dvid://{url}/" in unquote(link)
+    browser.find_element("css selector", "a.button").click()
+    until(browser, "return window.viewer !== undefined && viewer.isReady()")
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
