@@ -7,7 +7,6 @@ __all__ = ["lookup", "register", "typenames"]
 
 _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk")
 _DECLARED = (
-    "annotation",
     "imagetile",
     "labelarray",
     "labelblk",
@@ -18,6 +17,7 @@ _DECLARED = (
 
 registry.declare(
     {
+        "annotation": "dvid_dask.datatypes.annotation",
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",
         "neuronjson": "dvid_dask.datatypes.neuronjson",
