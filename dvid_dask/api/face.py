@@ -198,6 +198,17 @@ class Body:
         while chunk := self.read(size):
             yield chunk
 
+    def check_length(self) -> None:
+        """Refuse a body that is longer than the server's ``max_body``, as far as that is known by now.
+
+        Raises
+        ------
+        BadRequest
+            It is longer.
+        """
+        if max(self.length or 0, self._taken) > self.limit:
+            raise BadRequest(f"the body is longer than the {self.limit} bytes that are taken here")
+
     def all(self, limit: int | None = None) -> bytes:
         """The rest as one bytes object, of at most ``limit`` bytes (default: the server's ``max_body``).
 

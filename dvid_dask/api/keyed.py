@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -77,13 +77,26 @@ def json_object(pairs: Iterable[tuple[str, bytes]], *, check: bool = False) -> I
     yield b"{}" if lead == b"{" else b"}"
 
 
-def tar(pairs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+class InPieces(Protocol):
+    """A value that is read piece by piece."""
+
+    def __len__(self) -> int: ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it."""
+        ...
+
+
+def tar(pairs: Iterable[tuple[str, bytes | InPieces]]) -> Iterator[bytes]:
     """Values as the members of a tar file."""
     for key, value in pairs:
         member = tarfile.TarInfo(key)
         member.size, member.mode = len(value), 0o755
         yield member.tobuf(tarfile.PAX_FORMAT)
-        yield value
+        if isinstance(value, bytes):
+            yield value
+        else:
+            yield from value.pieces()
         yield bytes(-len(value) % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
 

@@ -18,6 +18,8 @@ from .responses import Response, empty, octets, stream
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from dvid_dask.datatypes.keyvalue import Value
+
 __all__ = ["face"]
 
 face = Face(
@@ -39,27 +41,53 @@ def get_key(call: Call) -> Response:
 
     ``?byte_start=a&byte_end=b`` gives bytes a to b, both included, with status 200; they must lie within the value.
     The header ``Range: bytes=a-b`` (also ``a-`` and ``-n``) gives status 206, and 416 where it begins behind the end.
+    ``ETag`` names the content: with ``If-None-Match`` the same content is answered 304 and not sent, with ``If-Range``
+    another content than that is sent whole.
     """
     key = call.arg(0, "a key")
-    value: bytes | None = call.instance.get(key)
-    if value is None:
+    value: Value | None = call.instance.value(key)
+    if not value:
         raise NotFound(f'Key "{key[:200]}" not found')
-    accept = {"Accept-Ranges": "bytes"}
-    bounds = _query_range(call, len(value))
+    tag = f'"{value.digest}"'
+    common = {"Accept-Ranges": "bytes", "ETag": tag}
+    bounds = _query_range(call, value.size)
     header = call.headers.get("range")
+    if bounds is not None and header is not None:
+        raise BadRequest("byte_start and byte_end can't be combined with a Range header: use one of them")
+    if _names(call.headers.get("if-none-match"), tag):
+        return Response(b"", 304, common)
     if bounds is not None:
-        if header is not None:
-            raise BadRequest("byte_start and byte_end can't be combined with a Range header: use one of them")
-        return octets(value[bounds[0] : bounds[1] + 1], headers=accept)
-    span = None if header is None else _header_range(header, len(value))
+        return _bytes_of(value, *bounds, 200, common)
+    span = None if header is None or call.headers.get("if-range", tag) != tag else _header_range(header, value.size)
     if span is None:
-        return octets(value, headers=accept)
+        return _bytes_of(value, 0, value.size - 1, 200, common)
     first, last = span
-    if first >= len(value) or first > last:
-        length = {"Content-Range": f"bytes */{len(value)}", **NOSNIFF}
+    if first >= value.size or first > last:
+        length = {"Content-Range": f"bytes */{value.size}", **NOSNIFF}
         return Response("the range begins behind the end of the value\n", 416, length, "text/plain; charset=utf-8")
-    where = {"Content-Range": f"bytes {first}-{last}/{len(value)}", **accept}
-    return octets(value[first : last + 1], status=206, headers=where)
+    where = {"Content-Range": f"bytes {first}-{last}/{value.size}", **common}
+    return _bytes_of(value, first, last, 206, where)
+
+
+def _bytes_of(value: Value, first: int, last: int, status: int, headers: dict[str, str]) -> Response:
+    if value.whole:
+        return octets(value.read(first, last + 1), status=status, headers=headers)
+    length = {"Content-Length": str(last + 1 - first)}
+    return stream(value.pieces(first, last + 1), status=status, headers=headers | length)
+
+
+def _names(header: str | None, tag: str) -> bool:
+    """Whether a list of entity tags holds one.
+
+    Examples
+    --------
+    >>> _names('W/"b", "a"', '"a"'), _names("*", '"a"'), _names(None, '"a"')
+    (True, True, False)
+    """
+    if header is None:
+        return False
+    given = {text.strip().removeprefix("W/") for text in header.split(",")}
+    return tag in given or "*" in given
 
 
 _UNSIGNED = re.compile(r"[0-9]{1,20}")
@@ -121,21 +149,30 @@ def _header_range(header: str, length: int) -> tuple[int, int] | None:
 
 @face.head("key", args="/<key>")
 def head_key(call: Call) -> Response:
-    """Whether the key is there: 200 or 404."""
-    if not call.instance.exists(call.arg(0, "a key")):
+    """Whether the key is there: 200, with the length of its value and its ``ETag``, or 404."""
+    value: Value | None = call.instance.value(call.arg(0, "a key"))
+    if value is None:
         return empty(404)
-    response = empty()
-    # nobody looked how long the value is
-    del response.headers["content-length"]
-    response.headers["Accept-Ranges"] = "bytes"
-    return response
+    tag = f'"{value.digest}"'
+    common = {"Accept-Ranges": "bytes", "ETag": tag}
+    if value and _names(call.headers.get("if-none-match"), tag):
+        return Response(b"", 304, common)
+    return Response(b"", headers=common | {"Content-Length": str(value.size)})
 
 
 @face.post("key", args="/<key>")
 def post_key(call: Call) -> Response:
-    """Set the value of a key to the body."""
-    key = call.arg(0, "a key")
-    call.instance.put(key, call.body.all(), user=call.user, app=call.app, force=call.force)
+    """Set the value of a key to the body. Of a large one a few MB are in memory; it is there when all has come."""
+    key, who = call.arg(0, "a key"), {"user": call.user, "app": call.app, "force": call.force}
+    body = call.body
+    if body.small:
+        call.instance.put(key, body.all(), **who)
+        return empty()
+    body.check_length()
+    with call.instance.writer(key, **who) as out:
+        for piece in body.chunks():
+            out.write(piece)
+            body.check_length()
     return empty()
 
 
@@ -175,11 +212,11 @@ def get_keyrangevalues(call: Call) -> Response:
     """
     first, last = _range_of(call)
     as_json, as_tar = wanted_form(call)
+    if as_tar:
+        return stream(tar(call.instance.scan_values(first, last)), "application/tar")
     pairs = call.instance.get_range(first, last)
     if as_json:
         return stream(json_object(pairs, check=call.flag("check")), "application/json")
-    if as_tar:
-        return stream(tar(pairs), "application/tar")
     return stream(protobuf(pairs))
 
 
@@ -230,10 +267,10 @@ def _wanted(data: bytes) -> list[_Wanted]:
     return wanted
 
 
-def _values(kv: Any, keys: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
-    """Keys with their values; no value for the empty key, which no instance can hold."""
-    found = kv.iter_many([key for key in keys if key])
-    return ((key, next(found) if key else None) for key in keys)
+def _values(kv: Any, keys: Sequence[str]) -> Iterator[tuple[str, Value | None]]:
+    """Keys with their values; none for the empty key, which no instance can hold, and for those of length zero."""
+    found = kv.iter_values([key for key in keys if key])
+    return ((key, (next(found) or None) if key else None) for key in keys)
 
 
 def _slices(kv: Any, wanted: Sequence[_Wanted], *, as_json: bool) -> Iterator[tuple[str, bytes | None]]:
@@ -241,15 +278,21 @@ def _slices(kv: Any, wanted: Sequence[_Wanted], *, as_json: bool) -> Iterator[tu
     ranged = [item for item in wanted if item.byte_start is not None]
     cut: list[bytes | None] = []
     for item, (key, value) in zip(ranged, _values(kv, [r.key for r in ranged]), strict=True):
+        part: bytes | None = None
         if value is not None and item.byte_start is not None and item.byte_end is not None:
-            start, end = check_range(item.byte_start, item.byte_end, len(value))
-            value = value[start : end + 1]
+            start, end = check_range(item.byte_start, item.byte_end, value.size)
+            part = value.read(start, end + 1)
             if as_json:
-                check_json(key, value)
-        cut.append(value)
+                check_json(key, part)
+        cut.append(part)
     slices = iter(cut)
     whole = _values(kv, [item.key for item in wanted if item.byte_start is None])
-    return ((item.key, next(slices)) if item.byte_start is not None else next(whole) for item in wanted)
+    for item in wanted:
+        if item.byte_start is not None:
+            yield item.key, next(slices)
+        else:
+            key, value = next(whole)
+            yield key, None if value is None else value.read()
 
 
 def _filled(pairs: Iterable[tuple[str, bytes | None]], check: bool) -> Iterator[tuple[str, bytes]]:

@@ -22,6 +22,7 @@ from .fsck import FsckReport
 from .gc import GcReport
 from .keys import prefix_end
 from .landing import land
+from .listing import lengths
 from .measure import Amount
 from .seal import SealReport
 from .store import Settings, Store
@@ -53,5 +54,6 @@ __all__ = [
     "View",
     "diff",
     "land",
+    "lengths",
     "prefix_end",
 ]

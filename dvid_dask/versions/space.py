@@ -112,6 +112,19 @@ class Space(_Reads):
         """Number of keys that begin with `prefix`, and of their bytes as stored; see `View.measure`."""
         return self._reader.measure(*self._range(prefix, None, None))
 
+    def lengths(
+        self, prefix: bytes = b"", start: bytes | None = None, stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, int, bytes | None]]:
+        """Keys, as `keys`, with the length of each value, which isn't read; a small one comes along, else None."""
+        from dvid_dask.store import lengths
+
+        low, high = self._range(prefix, start, stop)
+        if high is not None and low >= high:
+            return
+        cut = len(self.prefix)
+        for key, length, value in lengths(self._reader, low, high):
+            yield key[cut:], length, value
+
     def __reduce__(self) -> tuple[type[Space], tuple[View, bytes]]:
         return Space, (self._reader, self.prefix)
 

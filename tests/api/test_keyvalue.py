@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import re
 import tarfile
 
@@ -48,8 +49,98 @@ def test_head(client, filled):
     answer = client.head(f"{filled}/key/a")
     assert answer.status_code == 200
     assert answer.headers["accept-ranges"] == "bytes"
-    assert "content-length" not in answer.headers
+    assert answer.headers["content-length"] == "8"
+    assert answer.headers["etag"] == client.get(f"{filled}/key/a").headers["etag"]
+    assert client.head(f"{filled}/key/empty").headers["content-length"] == "0"
+    assert client.head(f"{filled}/key/a", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
     assert client.head(f"{filled}/key/nosuch").status_code == 404
+
+
+def test_an_etag_names_the_content(client, filled):
+    first = client.get(f"{filled}/key/a")
+    tag = first.headers["etag"]
+    assert re.fullmatch(r'"[0-9a-f]{32}"', tag)
+    for names in (tag, f'"x", W/{tag}', "*"):
+        again = client.get(f"{filled}/key/a", headers={"If-None-Match": names})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    part = {"Range": "bytes=1-3"}
+    assert client.get(f"{filled}/key/a", headers={**part, "If-Range": tag}).status_code == 206
+    client.post(f"{filled}/key/a", content=b"something else")
+    changed = client.get(f"{filled}/key/a", headers={**part, "If-Range": tag})
+    assert (changed.status_code, changed.content) == (200, b"something else")
+    assert client.get(f"{filled}/key/a", headers={"If-None-Match": tag}).status_code == 200
+    client.post(f"{filled}/key/b", content=b"something else")
+    assert client.get(f"{filled}/key/b").headers["etag"] == changed.headers["etag"]
+
+
+# ------------------------------------------------------------------ large values
+
+LARGE = random.Random(3).randbytes(3_500_000)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_value_streams_in_and_out(client, kv, chunked):
+    body = (LARGE[at : at + 70_000] for at in range(0, len(LARGE), 70_000)) if chunked else LARGE
+    assert client.post(f"{kv}/key/big", content=body).status_code == 200
+    answer = client.get(f"{kv}/key/big")
+    assert answer.content == LARGE
+    assert answer.headers["content-length"] == str(len(LARGE))
+    head = client.head(f"{kv}/key/big")
+    assert head.headers["content-length"] == str(len(LARGE))
+    for span, expected in (
+        ("1048570-1048590", LARGE[1048570:1048591]),
+        ("-5", LARGE[-5:]),
+        ("3000000-", LARGE[3000000:]),
+        ("0-0", LARGE[:1]),
+    ):
+        part = client.get(f"{kv}/key/big", headers={"Range": f"bytes={span}", "If-Range": head.headers["etag"]})
+        assert (part.status_code, part.content) == (206, expected)
+        assert part.headers["content-range"].endswith(f"/{len(LARGE)}")
+    assert client.get(f"{kv}/key/big", headers={"Range": f"bytes={len(LARGE)}-"}).status_code == 416
+    assert client.get(f"{kv}/key/big?byte_start=5&byte_end=2000000").content == LARGE[5:2000001]
+    assert tar_of(client.get(f"{kv}/keyrangevalues/a/z?tar=true")) == {"big": LARGE}
+    kvs = pb.KeyValues.FromString(client.get(f"{kv}/keyrangevalues/a/z").content).kvs
+    assert [(x.key, x.value) for x in kvs] == [("big", LARGE)]
+    wanted = [{"key": "big", "byte_start": 1048575, "byte_end": 1048577}]
+    assert tar_of(client.request("GET", f"{kv}/keyvalues?tar=true", json=wanted)) == {"big": LARGE[1048575:1048578]}
+    records = client.get(f"{kv}/mutations").json()
+    assert [(r["Action"], r["Bytes"]) for r in records] == [("postkv", len(LARGE))]
+    assert client.delete(f"{kv}/key/big").status_code == 200
+    assert client.get(f"{kv}/key/big").status_code == 404
+
+
+def test_a_large_batch_is_one_commit(client, kv):
+    message = pb.KeyValues(kvs=[pb.KeyValue(key=k, value=LARGE[: 10**6 * n]) for n, k in enumerate("abcd")])
+    assert client.post(f"{kv}/keyvalues", content=message.SerializeToString()).status_code == 200
+    assert client.get(f"{kv}/key/d").content == LARGE[: 3 * 10**6]
+    assert len(client.get(f"{kv}/mutations").json()) == 4
+
+
+def test_what_is_too_long_is_refused_and_leaves_nothing(make_client):
+    client = make_client(max_body=2_000_000)
+    kv = client.instance(client.repo())
+    client.post(f"{kv}/key/big", content=b"before")
+    for body in (LARGE, (LARGE[at : at + 70_000] for at in range(0, len(LARGE), 70_000))):
+        answer = client.post(f"{kv}/key/big", content=body)
+        assert (answer.status_code, "longer than the 2000000" in answer.text) == (400, True)
+    assert client.get(f"{kv}/key/big").content == b"before"
+    assert len(client.get(f"{kv}/mutations").json()) == 1
+
+
+def test_a_large_value_that_breaks_off_leaves_nothing(launch):
+    server = launch()
+    import urllib.request
+
+    def post(path, data):
+        with urllib.request.urlopen(f"{server.url}/api{path}", data=data) as answer:
+            return json.load(answer)
+
+    root = post(f"/repos?admintoken={ADMIN['admintoken']}", b"{}")["root"]
+    post(f"/repo/{root}/instance", b'{"typename": "keyvalue", "dataname": "kv"}')
+    head = f"POST /api/node/{root}/kv/key/big HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n".encode()
+    server.raw(head + bytes(40_000_000), leave=True)
+    with urllib.request.urlopen(f"{server.url}/api/node/{root}/kv/keys") as answer:
+        assert json.load(answer) == []
 
 
 def test_a_value_of_length_zero(client, filled):

@@ -1,6 +1,6 @@
 """The keyvalue datatype: texts to bytes, per version.
 
-Stored as ``k`` + the key in UTF-8, so that byte order is DVID's order of keys. Values are kept as they come.
+Keys are stored in UTF-8, so that byte order is DVID's order of keys; how values are, says `values`.
 
 As in DVID, a value of length zero reads as absent, though its key is listed and exists; it hides what an older version
 had under the key.
@@ -8,16 +8,18 @@ had under the key.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence, ValuesView
+from functools import partial
+from types import TracebackType
 from typing import Any, ClassVar, overload
 
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, register
 from dvid_dask.errors import BadRequest, NotFound, did_you_mean
 from dvid_dask.versions.records import go_time
 
-__all__ = ["KeyValue"]
+from .values import CHUNK, CHUNKS, KEYS, NOTES, Upload, Value, drop_chunks, is_large, missing_chunks, size_of
 
-_CLASS = b"k"
+__all__ = ["KeyValue", "ValueWriter"]
 
 #: Longest key, in bytes of UTF-8. Keys share the nodes of the tree, so a longer one would slow down its neighbours.
 MAX_KEY = 4096
@@ -34,7 +36,16 @@ def _encode_key(key: str) -> bytes:
         raise BadRequest(f"key {key!r} is no valid Unicode text: {error}") from None
     if len(data) > MAX_KEY:
         raise BadRequest(f"key {key[:40]!r}... has {len(data)} bytes: {MAX_KEY} are possible")
-    return _CLASS + data
+    return KEYS + data
+
+
+def _as_bytes(key: str, value: object) -> bytes | memoryview:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        view = memoryview(value)
+        return view.cast("B") if view.c_contiguous else view.tobytes()
+    raise BadRequest(f"the value of {key!r} must be bytes, not {type(value).__name__}")
 
 
 def _decode_key(key: bytes) -> str:
@@ -107,7 +118,32 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         BadRequest
             When the key is empty, holds NUL or is longer than 4096 bytes.
         """
-        return self.view().get(_encode_key(key)) or default
+        space = self.view()
+        stored = space.get(_encode_key(key))
+        if stored is not None and is_large(stored):
+            return Value(space, stored).read()
+        return stored or default
+
+    def value(self, key: str) -> Value | None:
+        """The value of a key, to be read in parts; None when there is none. One of length zero is there, but false.
+
+        Raises
+        ------
+        BadRequest
+            As `get`.
+
+        Examples
+        --------
+        >>> import dvid_dask
+        >>> kv = dvid_dask.create("memory://").new_repo().new_instance("keyvalue", "notes")
+        >>> kv["mesh"] = bytes(5_000_000) + b"end"
+        >>> mesh = kv.value("mesh")
+        >>> mesh.size, mesh.read(mesh.size - 3)
+        (5000003, b'end')
+        """
+        space = self.view()
+        stored = space.get(_encode_key(key))
+        return None if stored is None else Value(space, stored)
 
     def __getitem__(self, key: str) -> bytes:
         """The value of a key.
@@ -132,13 +168,17 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys, in their order, from one state; None where there is none or it has length zero."""
-        return [v or None for v in self.view().get_many([_encode_key(k) for k in keys])]
+        return list(self.iter_many(keys))
 
     def iter_many(self, keys: Sequence[str], *, batch: int = 256) -> Iterator[bytes | None]:
         """As `get_many`, one after the other: at most `batch` values are in memory at once."""
+        return ((value.read() if value else None) for value in self.iter_values(keys, batch=batch))
+
+    def iter_values(self, keys: Sequence[str], *, batch: int = 256) -> Iterator[Value | None]:
+        """As `iter_many`, each to be read in parts; a value of length zero is there, but false."""
         space, encoded = self.view(), [_encode_key(k) for k in keys]
         batches = (encoded[at : at + batch] for at in range(0, len(encoded), batch))
-        return (v or None for part in batches for v in space.get_many(part))
+        return (None if v is None else Value(space, v) for part in batches for v in space.get_many(part))
 
     def exists(self, key: str) -> bool:
         """True when the key is there, also with a value of length zero."""
@@ -150,13 +190,13 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
     @staticmethod
     def _bounds(first: str | None, last: str | None) -> tuple[bytes | None, bytes | None]:
         # ranges are inclusive: the first key after `last` is `last` + NUL, which no key holds
-        start = None if first is None else _CLASS + first.encode(errors="surrogatepass")
-        stop = None if last is None else _CLASS + last.encode(errors="surrogatepass") + b"\0"
+        start = None if first is None else KEYS + first.encode(errors="surrogatepass")
+        stop = None if last is None else KEYS + last.encode(errors="surrogatepass") + b"\0"
         return start, stop
 
     def _keys(self, space: Space, first: str | None, last: str | None) -> Iterator[str]:
         start, stop = self._bounds(first, last)
-        return (_decode_key(k) for k in space.keys(_CLASS, start, stop))
+        return (_decode_key(k) for k in space.keys(KEYS, start, stop))
 
     def keyrange(self, first: str, last: str) -> list[str]:
         """Keys from `first` to `last`, both included, in byte order of UTF-8; empty when `first` comes after `last`."""
@@ -167,8 +207,23 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
         Values of length zero are left out.
         """
+        return ((key, value.read()) for key, value in self.scan_values(first, last))
+
+    def scan_values(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[str, Value]]:
+        """As `get_range`, each value to be read in parts."""
         start, stop = self._bounds(first, last)
-        return ((_decode_key(k), v) for k, v in self.view().scan(_CLASS, start, stop) if v)
+        space = self.view()
+        return ((_decode_key(k), Value(space, v)) for k, v in space.scan(KEYS, start, stop) if v)
+
+    def sizes(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[str, int]]:
+        """Keys from `first` to `last`, both included, in order, with the bytes of their values, zero too.
+
+        Values are not read.
+        """
+        start, stop = self._bounds(first, last)
+        space = self.view()
+        for key, length, stored in space.lengths(KEYS, start, stop):
+            yield _decode_key(key), size_of(length, stored, partial(space.get, key))
 
     def __iter__(self) -> Iterator[str]:
         """All keys, in byte order of UTF-8, also those with values of length zero."""
@@ -220,23 +275,58 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         force: bool = False,
     ) -> None:
         """Set many keys in one commit: all or nothing. Of a key given twice, the last value stays."""
-        pairs = list(items.items() if isinstance(items, Mapping) else items)
-        encoded: list[tuple[bytes, bytes]] = []
-        for key, value in pairs:
-            data = _encode_key(key)
-            if not isinstance(value, (bytes, bytearray, memoryview)):
-                raise BadRequest(f"the value of {key!r} must be bytes, not {type(value).__name__}")
-            encoded.append((data, bytes(value)))
-        if not encoded:
-            self.check_open(force)
+        pairs = [(k, _as_bytes(k, v)) for k, v in (items.items() if isinstance(items, Mapping) else items)]
+        encoded = [_encode_key(key) for key, _ in pairs]
+        self.check_open(force)
+        if not pairs:
             return
+        stage = self._stage(user, app, force)
+        uploads: dict[bytes, Upload] = {}
+        stored: dict[bytes, bytes] = {}
+        try:
+            for key, (_, value) in dict(zip(encoded, pairs, strict=True)).items():
+                if len(value) <= CHUNK and not is_large(value):
+                    stored[key] = bytes(value)
+                    continue
+                upload = uploads[key] = Upload(stage)
+                upload.write(value)
+                stored[key] = upload.end()
 
-        def write(m: Mutation, space: TxSpace) -> None:
-            space.put_many(dict(encoded).items())
-            for (key, _), (_, value) in zip(pairs, encoded, strict=True):
-                m.log(self, {"Action": "postkv", "Bytes": len(value), "Key": key, **self._stamp(m)})
+            def write(m: Mutation, space: TxSpace) -> None:
+                drop_chunks(space, stored)
+                for upload in uploads.values():
+                    upload.finish(space)
+                space.put_many(stored.items())
+                for key, value in pairs:
+                    m.log(self, {"Action": "postkv", "Bytes": len(value), "Key": key, **self._stamp(m)})
 
-        self.mutate(write, user=user, app=app, force=force)
+            self.mutate(write, user=user, app=app, force=force)
+        except BaseException:
+            for upload in uploads.values():
+                upload.abort()
+            raise
+
+    def _stage(self, user: str, app: str, force: bool) -> Callable[[Callable[[Any, TxSpace], None]], None]:
+        return partial(self.mutate, user=user, app=app, force=force)
+
+    def writer(self, key: str, *, user: str = "", app: str = "", force: bool = False) -> ValueWriter:
+        """A key's value, to be written piece by piece in bounded memory; it is there as a whole, or not at all.
+
+        Raises
+        ------
+        BadRequest, LockedVersion
+
+        Examples
+        --------
+        >>> import dvid_dask
+        >>> kv = dvid_dask.create("memory://").new_repo().new_instance("keyvalue", "notes")
+        >>> with kv.writer("log") as out:
+        ...     for line in (b"one,", b"two"):
+        ...         _ = out.write(line)
+        >>> kv["log"]
+        b'one,two'
+        """
+        return ValueWriter(self, key, user=user, app=app, force=force)
 
     def delete(self, key: str, *, user: str = "", app: str = "", force: bool = False) -> None:
         """Remove a key, whether it is there or not.
@@ -248,8 +338,27 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         data = _encode_key(key)
 
         def remove(m: Mutation, space: TxSpace) -> None:
+            drop_chunks(space, (data,))
             space.delete(data)
             m.log(self, {"Action": "delete", "Key": key, **self._stamp(m)})
+
+        self.mutate(remove, user=user, app=app, force=force)
+
+    def delete_many(self, keys: Iterable[str], *, user: str = "", app: str = "", force: bool = False) -> None:
+        """Remove many keys in one commit, whether they are there or not.
+
+        Raises
+        ------
+        BadRequest, LockedVersion
+        """
+        names = list(keys)
+        encoded = [_encode_key(key) for key in names]
+
+        def remove(m: Mutation, space: TxSpace) -> None:
+            drop_chunks(space, encoded)
+            for key, data in zip(names, encoded, strict=True):
+                space.delete(data)
+                m.log(self, {"Action": "delete", "Key": key, **self._stamp(m)})
 
         self.mutate(remove, user=user, app=app, force=force)
 
@@ -272,6 +381,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         def remove(m: Mutation, space: TxSpace) -> None:
             if space.get(data) is None:
                 raise NotFound(f"no key {key!r} in {self.name!r} at version {self.version.uuid}{self._close(key)}")
+            drop_chunks(space, (data,))
             space.delete(data)
             m.log(self, {"Action": "delete", "Key": key, **self._stamp(m)})
 
@@ -285,7 +395,8 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         """Remove all keys in one commit."""
 
         def remove(m: Mutation, space: TxSpace) -> None:
-            space.delete_prefix(_CLASS)
+            for prefix in (KEYS, CHUNKS, NOTES):
+                space.delete_prefix(prefix)
             m.log(self, {"Action": "clear", **self._stamp(m)})
 
         self.mutate(remove)
@@ -294,4 +405,83 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
     def describe_change(self, key: bytes) -> Any:
         """The key as text."""
-        return _decode_key(key) if key[:1] == _CLASS else None
+        return _decode_key(key) if key[:1] == KEYS else None
+
+    def disagreements(self) -> Iterator[str]:
+        """Large values of which chunks are missing."""
+        space = self.view(0)
+        for key, length, stored in space.lengths(KEYS):
+            if size_of(length, stored, partial(space.get, key)) == length:
+                continue
+            held = stored if stored is not None else space.get(key)
+            missing = missing_chunks(space, held) if held is not None else []
+            if missing:
+                yield f"key {_decode_key(key)!r}: chunks {missing[:5]} of its value are missing or of a wrong length"
+
+
+class ValueWriter:
+    """Writes a key's value piece by piece; see `KeyValue.writer`.
+
+    As a context manager it commits at the end, and discards after an error.
+
+    Parameters
+    ----------
+    kv, key, user, app, force
+        As for `KeyValue.put`.
+    """
+
+    def __init__(self, kv: KeyValue, key: str, *, user: str = "", app: str = "", force: bool = False) -> None:
+        self._key = key
+        self._encoded = _encode_key(key)
+        kv.check_open(force)
+        self._kv = kv
+        self._stage = kv._stage(user, app, force)
+        self._upload: Upload | None = Upload(self._stage)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append bytes; returns how many."""
+        return self._open().write(data)
+
+    def _open(self) -> Upload:
+        if self._upload is None:
+            raise ValueError(f"the value of {self._key!r} was committed or discarded already")
+        return self._upload
+
+    def commit(self) -> None:
+        """Have the key hold what was written, in one commit.
+
+        Raises
+        ------
+        LockedVersion, Conflict
+            The version was committed, or the instance cleared, meanwhile.
+        """
+        upload = self._open()
+        stored, kv = upload.end(), self._kv
+
+        def write(m: Mutation, space: TxSpace) -> None:
+            drop_chunks(space, (self._encoded,))
+            upload.finish(space)
+            space.put(self._encoded, stored)
+            m.log(kv, {"Action": "postkv", "Bytes": upload.size, "Key": self._key, **kv._stamp(m)})
+
+        self._stage(write)
+        self._upload = None
+
+    def discard(self) -> None:
+        """Forget what was written; the key stays as it was."""
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            upload.abort()
+
+    def __enter__(self) -> ValueWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.discard()
+            raise
