@@ -77,13 +77,13 @@ def test_every_configuration_key_is_in_the_reference(site, reference):
 
 
 def test_every_command_is_in_the_reference(site):
-    from dvid_dask.cli import labels, nodes, repos
+    from dvid_dask.cli import images, labels, nodes, repos
     from dvid_dask.cli.app import app
 
     text = page(site, "reference/cli")
     for command in app.registered_commands:
         assert f"<code>dvid-dask {command.name}</code>" in text
-    for group, sub in (("repo", repos.app), ("node", nodes.app), ("labels", labels.app)):
+    for group, sub in (("repo", repos.app), ("node", nodes.app), ("labels", labels.app), ("images", images.app)):
         for command in sub.registered_commands:
             name = command.name or command.callback.__name__
             assert f"<code>dvid-dask {group} {name}</code>" in text
@@ -178,6 +178,13 @@ def test_the_page_on_bulk_changes_runs(tmp_path):
     assert "3 {1: 3, 4: 1, 5: 2, 7: 1, 8: 1}" in printed
     assert "[1, 5, 8, 9, 70]" in printed
     assert "1 2\n[[3, 72, 71]]" in printed
+
+
+def test_the_page_on_images_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/images.md", "python")), tmp_path)
+    assert "(3,) (64, 128, 128)" in printed
+    assert "[0, 1, 2] True" in printed
+    assert "(128, 128)" in printed
 
 
 def test_the_notebook_runs(tmp_path):

@@ -11,11 +11,12 @@ import numpy as np
 
 from dvid_dask.datatypes.imageblk import ArbitraryPlane, isotropic_size
 from dvid_dask.errors import BadRequest, UnknownInstance
-from dvid_dask.formats.images import encode_image, parse_format, resize_area
+from dvid_dask.formats.images import resize_area
 
 from .face import Call, Face
 from .geometry import check_box, parse_int, parse_point, parse_shape, parse_size, zyx
-from .responses import Response, empty, encode_json, image, json, octets, stream
+from .pictures import check_image, encoded
+from .responses import Response, empty, encode_json, json, octets, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,16 +27,10 @@ if TYPE_CHECKING:
 
     from .face import Handler
 
-__all__ = ["MAX_IMAGE", "MAX_VOLUME", "face"]
+__all__ = ["MAX_VOLUME", "face"]
 
 MAX_VOLUME = 3 << 30
 """Bytes of voxels that one request may ask for: DVID's limit."""
-
-MAX_IMAGE = 1 << 29
-"""Bytes of voxels that an image may be made of: unlike a volume it is in memory as a whole."""
-
-MAX_SIDE = 65500
-"""What the JPEG library takes."""
 
 _PIECE = 1 << 20
 _HEAD = struct.Struct("<iiii")
@@ -58,20 +53,6 @@ face = Face(
 
 
 # ---------------------------------------------------------------------- what is asked for
-
-
-def _image_limits(instance: ImageBlk, size: Sequence[int], format: str) -> None:
-    """Refuse an image that would not fit memory, or its format."""
-    width, height = size
-    nbytes = width * height * instance.voxel_bytes
-    if nbytes > MAX_IMAGE:
-        raise BadRequest(
-            f"an image of {width} x {height} voxels has {nbytes} bytes; at most {MAX_IMAGE}: "
-            "ask for it in parts, or as a volume"
-        )
-    name, _ = parse_format(format)
-    if name == "jpg" and max(width, height) > MAX_SIDE:
-        raise BadRequest(f"a JPEG image has sides of at most {MAX_SIDE}, not {width} x {height}: ask for png")
 
 
 def _volume_bytes(instance: ImageBlk, size: Sequence[int]) -> int:
@@ -127,11 +108,6 @@ def _records(blocks: Iterator[tuple[tuple[int, int, int], bytes]]) -> Iterator[b
         yield _HEAD.pack(x, y, z, len(payload)) + payload
 
 
-def _encoded(pixels: NDArray[Any], format: str) -> Response:
-    body, media_type = encode_image(pixels, format)
-    return image(body, media_type)
-
-
 # ---------------------------------------------------------------------- boxes and slices
 
 
@@ -172,9 +148,9 @@ def _get_voxels(call: Call, *, isotropic: bool) -> Response:
     mask, scale = _region(call), _scale(call)
     call.throttled()
     if format in ("jpg", "jpeg"):
-        _image_limits(instance, (size[0], size[1] * size[2]), format)
+        check_image((size[0], size[1] * size[2]), instance.voxel_bytes, format)
         box = instance.read_box(zyx(offset), zyx(size), scale, mask=mask)
-        return _encoded(box.reshape(-1, *box.shape[2:]), format)
+        return encoded(box.reshape(-1, *box.shape[2:]), format)
     slabs = instance.read_slabs(zyx(offset), zyx(size), scale, mask=mask)
     return stream(_pieces(slabs), headers={"Content-Length": str(nbytes)})
 
@@ -188,12 +164,12 @@ def _get_image(
     format: str,
     isotropic: bool,
 ) -> Response:
-    _image_limits(instance, size, format)
+    check_image(size, instance.voxel_bytes, format)
     fetched: Sequence[int] = size
     if isotropic:
         lengths = instance.info.settings["VoxelSize"]
         fetched = isotropic_size(size, (lengths[axes[0]], lengths[axes[1]]))
-        _image_limits(instance, fetched, "")
+        check_image(fetched, instance.voxel_bytes, "")
     box = [1, 1, 1]
     for axis, length in zip(axes, fetched, strict=True):
         box[axis] = length
@@ -201,7 +177,7 @@ def _get_image(
     pixels = instance.read_slice(axes, fetched, zyx(offset), _scale(call), mask=_region(call))
     if tuple(fetched) != tuple(size):
         pixels = resize_area(pixels, size[1], size[0])
-    return _encoded(pixels, format)
+    return encoded(pixels, format)
 
 
 @face.post("raw", args="/0_1_2/<size>/<offset>")
@@ -258,9 +234,9 @@ def get_arb(call: Call) -> Response:
     (resolution,) = _floats(call.arg(3, "a resolution"), 1)
     format = call.args[4] if len(call.args) > 4 else ""
     plane = ArbitraryPlane(corners[0], corners[1], corners[2], resolution, instance.info.settings["VoxelSize"])
-    _image_limits(instance, (plane.width, plane.height), format)
+    check_image((plane.width, plane.height), instance.voxel_bytes, format)
     call.throttled()
-    return _encoded(instance.read_plane(plane), format)
+    return encoded(instance.read_plane(plane), format)
 
 
 def _floats(text: str, count: int = 3) -> list[float]:

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from dvid_dask.datatypes.base import Datatype, InstanceInfo, register
 from dvid_dask.errors import BadRequest
-from dvid_dask.versions.settings import setting_text
+from dvid_dask.versions.settings import setting_flag, setting_text
 
 __all__ = [
-    "ImageTile",
+    "Annotation",
     "LabelArray",
     "LabelBlk",
     "LabelSize",
@@ -70,23 +70,6 @@ def number(config: Mapping[str, Any], name: str, default: int, low: int, high: i
     raise BadRequest(f"setting {name!r}: {text[:80]!r} is no integer from {low} to {high}")
 
 
-def boolean(config: Mapping[str, Any], name: str, default: bool) -> bool:
-    """A setting that is ``true``, ``false``, ``1`` or ``0``, in any case.
-
-    Examples
-    --------
-    >>> boolean({"countlabels": "FALSE"}, "countlabels", True)
-    False
-    """
-    text = setting_text(config, name)
-    if text is None:
-        return default
-    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    if value is None:
-        raise BadRequest(f"setting {name!r}: {text[:80]!r} is none of true, false, 1, 0")
-    return value
-
-
 def voxel_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Size and unit of a voxel."""
     out: dict[str, Any] = {"VoxelSize": [8.0, 8.0, 8.0], "VoxelUnits": ["nanometers"] * 3}
@@ -106,6 +89,15 @@ def voxel_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"setting 'voxelunits': {text[:80]!r} is not of the form x,y,z")
         out["VoxelUnits"] = units
     return out
+
+
+@register
+class Annotation(Datatype):
+    """Points with tags and relationships, by block, label and tag."""
+
+    typename = "annotation"
+    typeurl = f"{URL}/annotation"
+    sync_partners = frozenset({"labelblk", "labelvol", "labelarray", "labelmap"})
 
 
 @register
@@ -129,52 +121,6 @@ class LabelSize(Datatype):
     def extended(self) -> dict[str, Any]:
         """The region that counts are limited to."""
         return {"StaticROI": self.info.settings["StaticROI"]}
-
-
-@register
-class ImageTile(Datatype):
-    """Precomputed 2-d tiles of an image."""
-
-    typename = "imagetile"
-    typeurl = f"{URL}/imagetile"
-    default_compression = "none"
-
-    @classmethod
-    def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``Format`` (lz4, png, jpg), ``Source``, ``Placeholder``."""
-        given = setting_text(config, "format")
-        encoding = {"lz4": 0, "png": 1, "jpg": 2}.get((given or "png").lower())
-        if encoding is None:
-            raise BadRequest(f"setting 'format': {given!r} is none of lz4, png, jpg")
-        compression = setting_text(config, "compression")
-        implied = "lz4" if encoding == 0 else "none"
-        if compression is not None and compression.lower() != implied:
-            raise BadRequest(f"setting 'compression': tiles of this format are stored with {implied!r}")
-        return {
-            "Source": setting_text(config, "source") or "",
-            "Placeholder": boolean(config, "placeholder", False),
-            "Encoding": encoding,
-        }
-
-    def extended(self) -> dict[str, Any]:
-        """Source, encoding, and the levels, of which there are none yet."""
-        held = self.info.settings
-        return {
-            "Source": held["Source"],
-            "MinTileCoord": [0, 0, 0],
-            "MaxTileCoord": [0, 0, 0],
-            "Levels": {},
-            "Placeholder": held["Placeholder"],
-            "Encoding": held["Encoding"],
-            "Quality": 0,
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """As all types; lz4 tiles are the only ones that the store compresses."""
-        out = super().describe()
-        if self.info.settings["Encoding"] == 0:
-            out["Base"] = {**out["Base"], "Compression": "LZ4 compression, level -1"}
-        return out
 
 
 class Voxels(Datatype):
@@ -275,8 +221,8 @@ class LabelArray(Voxels):
             )
         return {
             **held,
-            "IndexedLabels": boolean(config, "indexedlabels", True),
-            "CountLabels": boolean(config, "countlabels", True),
+            "IndexedLabels": setting_flag(config, "indexedlabels", True),
+            "CountLabels": setting_flag(config, "countlabels", True),
             "MaxDownresLevel": number(config, "maxdownreslevel", 0, 0, 255),
         }
 

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "container",
+    "converted",
     "decode_image",
     "encode_image",
+    "image_type",
     "labels_of_rgba",
     "parse_format",
     "pseudocolor",
@@ -45,6 +48,7 @@ __all__ = [
 _CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "tif": "image/tiff", "bmp": "image/bmp"}
 _ALIASES = {"": "png", "jpeg": "jpg", "tiff": "tif"}
 _JPEG_QUALITY = 80
+_TAIL = 1024  # what some programs append may follow an image's end
 
 Pixels = Any  # arrays of any of the types above
 
@@ -105,7 +109,7 @@ def encode_image(pixels: Pixels, format: str = "png") -> tuple[bytes, str]:
     ('image/png', [256, 0, 0, 0])
     """
     name, quality = parse_format(format)
-    image = _container(pixels)
+    image = container(pixels)
     if name == "png":
         data = imagecodecs.png_encode(_without_opaque_alpha(image))
     elif name == "jpg":
@@ -121,8 +125,14 @@ def encode_image(pixels: Pixels, format: str = "png") -> tuple[bytes, str]:
     return bytes(data), _CONTENT_TYPES[name]
 
 
-def _container(pixels: Pixels) -> NDArray[Any]:
-    """Grey (y, x) or colour (y, x, 3 or 4) of uint8 or uint16, native and contiguous."""
+def container(pixels: Pixels) -> NDArray[Any]:
+    """The image that a slice of voxels becomes: grey (y, x) or colour (y, x, 3 or 4), uint8 or uint16.
+
+    Examples
+    --------
+    >>> container(np.array([[1]], np.uint32)).tolist()
+    [[[1, 0, 0, 0]]]
+    """
     a = np.asarray(pixels)
     if 0 in a.shape or a.ndim not in (2, 3) or (a.ndim == 3 and (a.shape[2] not in (3, 4) or a.itemsize > 2)):
         raise ValueError(f"no image has pixels of {a.dtype} in shape {a.shape}")
@@ -136,6 +146,42 @@ def _container(pixels: Pixels) -> NDArray[Any]:
     if a.itemsize == 8:
         return little.view(">u2").astype(np.uint16).reshape(*a.shape, 4)
     raise ValueError(f"no image has pixels of {a.dtype}")
+
+
+def converted(image: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """An image with the pixels of another kind of container, as Go's image package converts them.
+
+    Grey of a colour is its luminance times alpha; colour of a grey is opaque.
+
+    Parameters
+    ----------
+    image, like
+        Of uint8 or uint16, (y, x) or (y, x, 3 or 4); of `like` only type and channels count.
+
+    Examples
+    --------
+    >>> grey = np.array([[7]], np.uint8)
+    >>> converted(grey, np.empty((1, 1, 4), np.uint16)).tolist()
+    [[[1799, 1799, 1799, 65535]]]
+    >>> converted(np.array([[[255, 0, 0, 255]]], np.uint8), grey).tolist()
+    [[76]]
+    """
+    channels = like.shape[2] if like.ndim == 3 else 0
+    if image.dtype == like.dtype and (image.shape[2] if image.ndim == 3 else 0) == channels:
+        return image
+    wide: NDArray[Any] = image.astype(np.uint32) * (1 if image.dtype == np.uint16 else 0x101)  # 16 bits
+    if not channels:
+        if wide.ndim == 3:
+            alpha = wide[..., 3].astype(np.uint64) if wide.shape[2] == 4 else np.uint64(0xFFFF)
+            weights = np.array([19595, 38470, 7471], np.uint64)
+            rgb = wide[..., :3].astype(np.uint64) * np.expand_dims(alpha, -1) // np.uint64(0xFFFF)
+            wide = ((rgb * weights).sum(axis=2) + np.uint64(1 << 15)) >> np.uint64(16)
+    else:
+        colour = wide[..., :3] if wide.ndim == 3 else np.repeat(wide[..., None], 3, axis=2)
+        opaque = np.full((*wide.shape[:2], 1), 0xFFFF, np.uint32)
+        wide = np.concatenate([colour, wide[..., 3:] if wide.ndim == 3 and wide.shape[2] == 4 else opaque], axis=2)
+        wide = wide[..., :channels]
+    return np.ascontiguousarray(wide if like.dtype == np.uint16 else wide >> 8, like.dtype)
 
 
 def _without_opaque_alpha(image: NDArray[Any]) -> NDArray[Any]:
@@ -169,6 +215,14 @@ def _tiff(image: NDArray[Any]) -> bytes:
     return out.getvalue()
 
 
+def image_type(data: Buffer) -> str:
+    """What an encoded image is by its first bytes: ``png``, ``jpg``, or nothing."""
+    head = bytes(memoryview(data)[:8])
+    if head == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    return "jpg" if head[:2] == b"\xff\xd8" else ""
+
+
 def decode_image(data: Buffer, *, max_pixels: int = 1 << 26) -> NDArray[Any]:
     """Pixels of a PNG or JPEG, as they are in the file.
 
@@ -195,14 +249,18 @@ def decode_image(data: Buffer, *, max_pixels: int = 1 << 26) -> NDArray[Any]:
     array([[1, 2]], dtype=uint8)
     """
     raw = bytes(data)
-    if raw[:8] == b"\x89PNG\r\n\x1a\n":
+    kind = image_type(raw)
+    if kind == "png":
         size, decode = _png_size(raw), imagecodecs.png_decode
-    elif raw[:2] == b"\xff\xd8":
+    elif kind == "jpg":
         size, decode = _jpeg_size(raw), imagecodecs.jpeg8_decode
     else:
         raise FormatError("image: neither PNG nor JPEG")
     if not 0 < size[0] * size[1] <= max_pixels:
         raise FormatError(f"image of {size[0]} x {size[1]} pixels; the limit is {max_pixels} in all")
+    if (b"IEND" if kind == "png" else b"\xff\xd9") not in raw[-_TAIL:]:
+        # the JPEG library would fill the rest with grey
+        raise FormatError("image: cut off before its end")
     try:
         return np.asarray(decode(raw))
     except (imagecodecs.PngError, imagecodecs.Jpeg8Error, ValueError, RuntimeError) as e:

@@ -10,6 +10,7 @@ from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.edit import EditReport, edit
 from dvid_dask.ops.export import ExportReport, export
+from dvid_dask.ops.foreground import foreground_roi
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
@@ -19,6 +20,7 @@ from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 from dvid_dask.ops.split_by import SplitReport, split_by
 from dvid_dask.ops.statistics import body_statistics, sparse_volumes
+from dvid_dask.ops.tiles import TilesReport, generate_tiles
 
 __all__ = [
     "AgglomerateReport",
@@ -37,6 +39,7 @@ __all__ = [
     "TABLES",
     "ShardsReport",
     "SplitReport",
+    "TilesReport",
     "Volume",
     "agglomerate",
     "analyze_shards",
@@ -50,6 +53,8 @@ __all__ = [
     "export",
     "export_bodies",
     "export_shards",
+    "foreground_roi",
+    "generate_tiles",
     "ingest",
     "ingest_plan",
     "open_volume",

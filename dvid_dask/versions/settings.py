@@ -17,6 +17,7 @@ __all__ = [
     "parse_compression",
     "parse_tags",
     "parse_versioned",
+    "setting_flag",
     "setting_text",
 ]
 
@@ -46,6 +47,23 @@ def setting_text(config: Mapping[str, Any], name: str) -> str | None:
     value = config[name]
     if not isinstance(value, str):
         raise BadRequest(f"setting {name!r} must be a string, not {value!r}")
+    return value
+
+
+def setting_flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A setting that is ``true``, ``false``, ``1`` or ``0``, in any case.
+
+    Examples
+    --------
+    >>> setting_flag({"countlabels": "FALSE"}, "countlabels", True)
+    False
+    """
+    text = setting_text(config, name)
+    if text is None:
+        return default
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if value is None:
+        raise BadRequest(f"setting {name!r}: {text[:80]!r} is none of true, false, 1, 0")
     return value
 
 

@@ -1,4 +1,5 @@
-"""The recorded answers of a DVID server, replayed against ours."""
+"""The recorded answers of a DVID server, replayed against ours: server, versions, instances, keyvalue,
+neuronjson and roi."""
 
 import importlib.util
 import json
@@ -15,11 +16,13 @@ _given = os.environ.get("DVID_DASK_SHARED")
 _place = Path(_given) if _given else Path(__file__).resolve().parents[3] / "shared"
 SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
-AREAS = ("annotation", "server", "versions", "instances", "keyvalue", "neuronjson", "roi", "tarsupervoxels")
+AREAS = (
+    *("server", "versions", "instances", "keyvalue", "neuronjson", "roi"),
+    *("tarsupervoxels",),
+    *("imageblk", "imagetile", "multichan16"),
+)
 
 EXCEPTIONS = {
-    "annotation/labelarray_source": "labelarray as the source of labels: that type has no operations yet, answers 501",
-    "annotation/labelblk_source": "labelblk as the source of labels: that type has no operations yet, answers 501",
     "instances/change_settings": (
         "after a refused POST info with VoxelSize x the reference shows VoxelSize [0]: a request that was answered 400 "
         "has damaged the settings. Ours changes nothing"

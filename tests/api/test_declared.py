@@ -58,8 +58,6 @@ def test_every_keyword_of_the_specification_is_known():
         ("labelblk", {"VoxelUnits": "um"}),
         ("labelblk", {"Background": "256"}),
         ("labelblk", {"GridStore": "there"}),
-        ("imagetile", {"Format": "gif"}),
-        ("imagetile", {"Compression": "gzip"}),
         ("labelsz", {"ROI": "area"}),
         ("multichan16", {"ScaleLevel": "x"}),
     ],

@@ -1,4 +1,4 @@
-"""Images over HTTP: recorded answers of DVID, every endpoint against numpy, refusals that change nothing."""
+"""Images over HTTP: every endpoint against numpy, refusals that change nothing."""
 
 import contextlib
 import http.client
@@ -17,14 +17,8 @@ from PIL import Image
 import dvid_dask
 
 from .conftest import server_process
-from .test_conformance import SHARED, kit
-
-__all__ = ["kit"]  # a fixture
 
 LOW, HIGH = -(2**31), 2**31 - 1
-
-needs_shared = pytest.mark.skipif(SHARED is None, reason="needs the shared folder (set DVID_DASK_SHARED)")
-CASES = sorted((SHARED / "conformance/cases/imageblk").glob("*.json")) if SHARED else []
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +27,6 @@ def server(tmp_path_factory):
     dvid_dask.create(str(store), compact="never").close()
     with server_process(store, admin_token="conformance") as process:
         yield process
-
-
-@needs_shared
-@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_recorded_case(path, kit, server, monkeypatch):
-    monkeypatch.setenv("DVID_ADMIN_TOKEN", "conformance")
-    kit.run_case(server.url, json.loads(path.read_text()))
 
 
 def noise(shape, dtype="uint8", seed=0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,10 @@ class PinnedImage:
         The box in voxels of the scale; index 0 of the array is its start.
     shape, dtype, ndim
         As an array's.
+    block : tuple of int
+        Voxels of a stored block in z, y, x.
+    voxel_bytes : int
+        Bytes of a voxel.
     token : str
         Equal tokens mean equal voxels.
     """
@@ -39,6 +44,8 @@ class PinnedImage:
         self.shape = (*extents.shape, *image.layout.tail)
         self.dtype = image.dtype
         self.ndim = len(self.shape)
+        self.block = image.block_shape
+        self.voxel_bytes = image.voxel_bytes
         box = "_".join(map(str, (*extents.start, *extents.stop)))
         self.token = f"{image.info.data_uuid}-{space.token}-{scale}-{box}"
 
@@ -74,6 +81,10 @@ class PinnedImage:
             voxels = self._image.bulk_read(self._space, at, lengths, self.scale)
         out: NDArray[Any] = voxels[(*inner, *rest)]
         return out
+
+    def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        """A box by its first voxel and its size, z, y, x, in voxels of the scale and wherever it lies."""
+        return self._image.bulk_read(self._space, offset, shape, self.scale)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All of it."""
