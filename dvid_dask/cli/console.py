@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import dvid_dask
-from dvid_dask.errors import BadRequest, UnknownVersion, did_you_mean
-from dvid_dask.versions import Datastore, Repo, Version
+from dvid_dask.errors import BadRequest, UnknownVersion
+from dvid_dask.versions import Datastore, Repo
+from dvid_dask.versions.finding import find_version
 
 __all__ = [
     "JsonFlag",
@@ -109,26 +110,6 @@ def find_repo(datastore: Datastore, selector: str | None) -> Repo:
         return datastore.repo(selector)
     except UnknownVersion:
         return datastore.repos.named(selector)
-
-
-def find_version(datastore: Datastore, selector: str) -> Version:
-    """The version of a selector; see `Selector`."""
-    try:
-        return datastore[selector]
-    except UnknownVersion as unknown:
-        head, colon, branch = selector.partition(":")
-        if colon:
-            aliases = [r for r in datastore.repos.values() if r.alias == head]
-            if len(aliases) == 1:
-                return aliases[0][branch]
-        elif len(datastore.repos) == 1:
-            return next(iter(datastore.repos.values()))[selector]
-        known = [r.alias for r in datastore.repos.values() if r.alias]
-        if colon and head and known:
-            raise UnknownVersion(
-                f"no version {selector!r}: no repository {head!r}{did_you_mean(head, known)}"
-            ) from None
-        raise unknown
 
 
 def say(text: str = "") -> None:
