@@ -176,8 +176,8 @@ def merge(
         for conflict in conflicts[:10]:
             typer.echo(f"conflict: {conflict}", err=True)
         raise BadRequest(
-            f"{len(merged.conflicts)} keys were changed on both sides: they are absent from {merged.uuid[:12]}; write "
-            "them again there"
+            f"{len(merged.conflicts)} changes of both sides contradict each other. In {merged.uuid[:12]} a "
+            "segmentation has those of the first parent; keys of other instances are absent: write them again there"
         )
 
 

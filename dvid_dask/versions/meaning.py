@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dvid_dask.versions.space import Space, TxSpace
     from dvid_dask.versions.state import RepoState
 
-__all__ = ["MergeMutation", "MergeStep", "Origins", "Settled", "three_way"]
+__all__ = ["MergeMutation", "MergeStep", "Origins", "Settled", "differing", "three_way"]
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -185,11 +185,11 @@ class MergeStep:
 
     def changes(self, prefix: bytes = b"", *, since: Space | None = None) -> Iterator[bytes]:
         """Keys below a prefix whose values differ between both sides (or between `since` and theirs), in order."""
-        return _differing(self.ours if since is None else since, self.theirs, prefix)
+        return differing(self.ours if since is None else since, self.theirs, prefix)
 
     def untouched(self, side: Space, prefix: bytes = b"") -> bool:
         """Whether one of the sides has changed nothing below a prefix since the common ancestor."""
-        return len(self.bases) == 1 and next(_differing(self.bases[0], side, prefix), None) is None
+        return len(self.bases) == 1 and next(differing(self.bases[0], side, prefix), None) is None
 
     def settle(self, ours: V, theirs: V, at_bases: Sequence[V], get: Callable[[Space], Any]) -> Settled[V]:
         """The rule, for one thing; `get` reads it from a space."""
@@ -257,7 +257,8 @@ class MergeStep:
             self.update(flush)
 
 
-def _differing(a: Space, b: Space, prefix: bytes) -> Iterator[bytes]:
+def differing(a: Space, b: Space, prefix: bytes = b"") -> Iterator[bytes]:
+    """Keys of an instance below a prefix whose values differ between two states, in order."""
     start, cut = a.prefix + prefix, len(a.prefix)
     for change in diff(a.view, b.view, start, prefix_end(start)):
         yield change.key[cut:]

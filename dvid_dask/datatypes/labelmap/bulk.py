@@ -228,6 +228,19 @@ def with_vanished(
     return coords[number], label, count
 
 
+def rows_of(
+    layout: Layout, coords: NDArray[np.int32], values: Sequence[bytes | None], olds: Sequence[bytes | None]
+) -> tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.uint32]]:
+    """What storing `values` where `olds` are means for the label index: block, supervoxel, voxels now."""
+    held = [(i, v) for i, v in enumerate(values) if v is not None]
+    counted = parallel(lambda pair: label_blocks.count(decompress(pair[1], layout)), held)
+    number = np.repeat([i for i, _ in held], [len(names) for names, _ in counted]).astype(np.int64)
+    label = np.concatenate([np.empty(0, np.uint64), *(names for names, _ in counted)])
+    count = np.concatenate([np.empty(0, np.int64), *(n for _, n in counted)]).astype(np.uint32)
+    real = label != 0
+    return with_vanished(layout, coords, (number[real], label[real], count[real]), olds)
+
+
 def store_blocks(
     space: TxSpace, layout: Layout, blocks: MappingOf[tuple[int, int, int], bytes], scale: int = 0
 ) -> IndexRows:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dvid_dask.datatypes.base import register
 from dvid_dask.datatypes.labelmap import extents, keys
+from dvid_dask.datatypes.labelmap.merges import merge_labelmaps
 from dvid_dask.datatypes.labelmap.methods.grids import Grids
 from dvid_dask.datatypes.labelmap.methods.history import History
 from dvid_dask.datatypes.labelmap.methods.index import IndexAccess
@@ -15,6 +16,9 @@ from dvid_dask.datatypes.labelmap.methods.tables import Tables
 from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
 from dvid_dask.datatypes.labelmap.methods.writing import VoxelWrites
 from dvid_dask.datatypes.labelmap.verify import Problem, verify
+
+if TYPE_CHECKING:
+    from dvid_dask.versions.meaning import MergeStep
 
 __all__ = ["LabelMap"]
 
@@ -49,6 +53,7 @@ class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Nearness, Tabl
     typeversion: ClassVar[str] = "0.1"
     default_compression: ClassVar[str] = "gzip"
     sync_partners: ClassVar[frozenset[str] | None] = frozenset()
+    merges_by_meaning: ClassVar[bool] = True
 
     def verify(self) -> Iterator[Problem]:
         """What in this version doesn't agree: index, voxels, mapping, sums, scales. Nothing, if all is well."""
@@ -85,3 +90,7 @@ class LabelMap(VoxelWrites, IndexAccess, Undoing, Grids, History, Nearness, Tabl
         if present and key.startswith(keys.MAX_LABEL):
             return max(present)
         return super().merge_value(key, base, values)
+
+    def merge_versions(self, step: MergeStep) -> None:
+        """Carry out what the other parent has edited; see `dvid_dask.datatypes.labelmap.merges`."""
+        merge_labelmaps(self, step)

@@ -36,6 +36,7 @@ __all__ = [
     "MAPPING_BITS",
     "MAX_LABEL",
     "MAX_LABEL_SLOTS",
+    "SPLIT",
     "blocks",
     "blocks_of",
     "body",
@@ -58,7 +59,7 @@ BODY = b"I"
 _PAGE = b"P"
 _BUCKET = b"S"
 MAPPING = b"M"
-_SPLIT = b"V"
+SPLIT = b"V"
 EXTENTS = b"Xextents"
 MAX_LABEL = b"Xmax"
 
@@ -143,7 +144,7 @@ def mapping_page_of(key: bytes) -> int:
 
 def splits(vid: int) -> bytes:
     """Prefix of the splits of supervoxels made at a version."""
-    return _SPLIT + vid.to_bytes(4, "big")
+    return SPLIT + vid.to_bytes(4, "big")
 
 
 def split(vid: int, mutation: int) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Mapping", "merged_page", "restore_entries", "set_mapping"]
+__all__ = ["Mapping", "entries_that_differ", "merged_page", "restore_entries", "set_mapping"]
 
 _BITS = np.uint64(keys.MAPPING_BITS)
 _PAGES = 1024  # pages changed at a time
@@ -197,6 +197,16 @@ def _entries_in(have: NDArray[np.uint64], bodies: NDArray[np.uint64], wanted: ND
     at[at == len(have)] = 0
     hit = have[at] == wanted
     return hit, np.where(hit, bodies[at], np.uint64(0))
+
+
+def entries_that_differ(one: bytes | None, other: bytes | None) -> NDArray[np.uint64]:
+    """Ids whose entries differ between two states of a page, ascending."""
+    (a_ids, a), (b_ids, b) = _decode(one), _decode(other)
+    ids = np.union1d(a_ids, b_ids)
+    a_has, a_body = _entries_in(a_ids, a, ids)
+    b_has, b_body = _entries_in(b_ids, b, ids)
+    differ: NDArray[np.uint64] = ids[(a_has != b_has) | (a_body != b_body)]
+    return differ
 
 
 def merged_page(base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:

@@ -315,7 +315,8 @@ def join(
     _store(space, layout, changed, downres)
     index.update(body, Rows.concatenate([rows.with_counts(0), _rows_of(counts, parts.old)]), stamp=stamp)
     restore_entries(space, sources, False, 0)
-    restore_entries(space, parts.old, entries, body)
+    # their body may have been merged into another since
+    restore_entries(space, parts.old, entries | (parts.old != np.uint64(body)), body)
 
 
 def _stored(space: AnySpace, rows: Rows) -> Iterator[tuple[list[tuple[int, int, int]], list[bytes]]]:

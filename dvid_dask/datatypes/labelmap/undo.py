@@ -351,13 +351,7 @@ def _totals(c: Context, values: Sequence[bytes | None]) -> dict[int, int]:
 def _index_blocks(
     c: Context, coords: NDArray[np.int32], values: Sequence[bytes | None], olds: Sequence[bytes | None]
 ) -> None:
-    held = [(i, v) for i, v in enumerate(values) if v is not None]
-    counted = parallel(lambda pair: label_blocks.count(decompress(pair[1], c.layout)), held)
-    number = np.repeat([i for i, _ in held], [len(names) for names, _ in counted]).astype(np.int64)
-    label = np.concatenate([np.empty(0, np.uint64), *(names for names, _ in counted)])
-    count = np.concatenate([np.empty(0, np.int64), *(n for _, n in counted)]).astype(np.uint32)
-    real = label != 0
-    rows = bulk.with_vanished(c.layout, coords, (number[real], label[real], count[real]), olds)
+    rows = bulk.rows_of(c.layout, coords, values, olds)
     bulk.apply_rows(c.space, bulk.IndexRows(*rows))
 
 

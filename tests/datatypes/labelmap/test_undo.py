@@ -154,6 +154,15 @@ def test_a_body_that_has_only_the_id_is_not_the_body(seg):
     assert seg.mapping([1, 2, 7]).tolist() == [1, 1, 7]
 
 
+def test_parts_are_joined_in_the_body_that_they_were_merged_into(seg):
+    seg.write(labels(), (0, 0, 0))
+    cut = seg.split_supervoxel(4, part(labels() == 4)).mutation
+    seg.merge(1, [4])
+    seg.undo(cut)
+    assert seg.mapping([4]).tolist() == [1]
+    assert list(seg.verify()) == []
+
+
 def test_bulk_doors_can_be_undone(seg):
     seg.write(labels(), (0, 0, 0))
     before = state(seg)

@@ -205,7 +205,9 @@ class Splitting(Editing):
         return self.mutate(change, **who)
 
     def supervoxel_splits(self) -> Iterator[tuple[Version, NDArray[np.uint64]]]:
-        """Splits of supervoxels up to this version: each version that has some, nearest first, with its splits.
+        """Splits of supervoxels up to this version: each version that has some, youngest first, with its splits.
+
+        Those of all parents of a merge are among them, but for splits that it could not keep.
 
         Yields
         ------
@@ -213,8 +215,8 @@ class Splitting(Editing):
             uint64 (n, 4): mutation id, supervoxel, and what it was cut into: the rest, then what was cut off.
         """
         view = self.view()
-        path = self.version.path_to_root() if self.info.versioned else [self.repo[self.repo.root]]
-        for version in path:
+        above = [self.version, *self.version.ancestors()] if self.info.versioned else [self.repo[self.repo.root]]
+        for version in above:
             rows = list(splits.scan_splits(view, version.id))
             if rows:
                 yield version, np.concatenate(rows)
