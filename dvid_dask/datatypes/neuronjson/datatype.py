@@ -249,12 +249,11 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
         """When each field was last set or removed: the latest of its stamps."""
         latest: dict[str, str] = {}
         for table in self._tables():
-            for name in table.field_counts():
-                if name.endswith("_time"):
-                    codes, texts = table.column(name)
-                    times = [msgspec.json.decode(texts[code]) for code in np.unique(codes).tolist() if code]
-                    field = field_of(name)
-                    latest[field] = max([*times, *([latest[field]] if field in latest else [])], key=_by_time)
+            names = [name for name in table.field_counts() if name.endswith("_time")]
+            for name, (codes, texts) in zip(names, table.columns(names), strict=True):
+                field = field_of(name)
+                times = [msgspec.json.decode(texts[code]) for code in np.unique(codes).tolist() if code]
+                latest[field] = max([*times, latest.get(field, times[0])], key=_by_time)
         return latest
 
     def arrow(self, fields: Iterable[str] | None = None, *, query: Any = None, show: str = "") -> pa.Table:

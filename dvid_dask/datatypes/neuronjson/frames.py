@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from .library import Table
 from .query import Query
@@ -30,15 +31,16 @@ def arrow_table(tables: Sequence[Table], selection: Selection, query: Query | No
     found = [None if query is None else table.find(query) for table in tables]
     bodies = [t.bodies if at is None else t.bodies[at] for t, at in zip(tables, found, strict=True)]
     columns: dict[str, Any] = {"bodyid": pa.array(np.concatenate([np.zeros(0, np.uint64), *bodies]))}
-    for name in column_names(tables, selection):
-        columns[name] = _column(name, tables, found)
+    names = column_names(tables, selection)
+    of_tables = [table.columns(names) for table in tables]
+    for name in names:
+        columns[name] = _column([next(each) for each in of_tables], found)
     return pa.table(columns)
 
 
-def _column(name: str, tables: Sequence[Table], found: Sequence[Any]) -> pa.ChunkedArray:
+def _column(of_tables: Sequence[tuple[NDArray[np.int32], list[bytes]]], found: Sequence[Any]) -> pa.ChunkedArray:
     parts, values = [], []
-    for table, at in zip(tables, found, strict=True):
-        codes, texts = table.column(name)
+    for (codes, texts), at in zip(of_tables, found, strict=True):
         used, inverse = np.unique(codes if at is None else codes[at], return_inverse=True)
         parts.append(pa.array(inverse))
         values.append([msgspec.json.decode(texts[code]) if code else None for code in used.tolist()])

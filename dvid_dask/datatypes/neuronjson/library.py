@@ -137,10 +137,9 @@ class Table:
                 counts[name] = counts.get(name, 0) + count
         return dict(sorted(counts.items()))
 
-    def column(self, name: str) -> tuple[NDArray[np.int32], list[bytes]]:
-        """The values of one member: a code for each annotation, and the JSON of each code; code 0 has none."""
-        ((codes, column),) = self.rows.columns([name])
-        return codes[self.at], column.values.texts
+    def columns(self, names: Sequence[str]) -> Iterator[tuple[NDArray[np.int32], list[bytes]]]:
+        """The values of members: of each a code for each annotation, and the JSON of each code; code 0 has none."""
+        return ((codes[self.at], column.values.texts) for codes, column in self.rows.columns(names))
 
 
 def _ids(demand: AnyOf) -> Bodies:

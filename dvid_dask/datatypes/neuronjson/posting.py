@@ -23,6 +23,7 @@ __all__ = ["check_post", "field_of", "merge_annotations", "moment_of", "post", "
 json_value = msgspec.json.decode
 
 _RESERVED = ("bodyid_user", "bodyid_time")
+_UNSTAMPED = {"bodyid", "user"}
 
 
 def time_text(moment: datetime) -> str:
@@ -109,43 +110,34 @@ def post(
     gone = {name for name, value in posted.items() if value is None}
     before = {name: value for name, value in (old or {}).items() if name not in gone}
     if old is None:
-        changed = {name for name in posted if name not in gone}
+        changed = posted.keys() - gone
         changed |= {name[:-5] for name in changed if name.endswith("_user")}
     else:
         changed = {
             name
             for name, value in posted.items()
-            if name not in gone and (name not in before or is_stamp(name) or not _same(before[name], value))
+            if value is not None and (name not in before or is_stamp(name) or not _same(before[name], value))
         }
     out: dict[str, Any] = {} if replace else dict(before)
     kept = set() if replace else {name for name in conditional if name in before and name in posted}
-    out.update({name: value for name, value in posted.items() if name not in gone and name not in kept})
-    changed -= kept
+    out.update({name: value for name, value in posted.items() if value is not None and name not in kept})
     for name in gone:
         if not is_stamp(name):
-            _stamp(out, posted, name, user, time, gone)
-    for name in changed:
-        if not is_stamp(name) and name not in ("bodyid", "user", *gone):
-            _stamp(out, posted, name, user, time, ())
+            for stamp, value in ((name + "_user", user), (name + "_time", time)):
+                if stamp not in gone:
+                    out[stamp] = posted.get(stamp, value)
+    for name in changed - kept - gone - _UNSTAMPED:
+        if not is_stamp(name):
+            for stamp, value in ((name + "_user", user), (name + "_time", time)):
+                given = posted.get(stamp)
+                out[stamp] = value if given is None else given
     if replace and old is not None:
-        for name in posted:
-            if name not in gone and not is_stamp(name) and name != "bodyid":
-                for end, value in (("_user", user), ("_time", time)):
-                    if name + end not in out:
-                        out[name + end] = before.get(name + end, value)
+        for name in posted.keys() - gone - {"bodyid"}:
+            if not is_stamp(name):
+                for stamp, value in ((name + "_user", user), (name + "_time", time)):
+                    if stamp not in out:
+                        out[stamp] = before.get(stamp, value)
     return out
-
-
-def _stamp(
-    out: dict[str, Any], posted: Mapping[str, Any], name: str, user: str, time: str, but: Collection[str]
-) -> None:
-    for end, value in (("_user", user), ("_time", time)):
-        stamp = name + end
-        if stamp in but:
-            out.pop(stamp, None)
-        else:
-            given = posted.get(stamp)
-            out[stamp] = value if given is None else given
 
 
 # ---------------------------------------------------------------------- branches

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -110,6 +111,7 @@ def document_of(key: bytes) -> str | None:
 # ------------------------------------------------------------------ values
 
 
+@lru_cache(1 << 16)
 def is_stamp(name: str) -> bool:
     """Whether a member tells who set another one, or when."""
     return name.endswith(("_user", "_time"))
@@ -216,14 +218,14 @@ def encode(annotation: Mapping[str, Any]) -> bytes:
     >>> decode(encode({"bodyid": 5, "type": "PN", "type_user": "ann"}))
     {'bodyid': 5, 'type': 'PN', 'type_user': 'ann'}
     """
-    plain = {name: value for name, value in annotation.items() if not is_stamp(name)}
-    text = to_json(plain)
-    stamps = b""
-    if len(plain) < len(annotation):
-        stamps = to_json({name: value for name, value in annotation.items() if is_stamp(name)})
-    if len(text) + len(stamps) > MAX_SIZE:
-        raise BadRequest(f"the annotation has {len(text) + len(stamps)} bytes: {MAX_SIZE} are possible")
-    return text + b"\n" + zstd_compress(stamps, 1) if stamps else text
+    plain: dict[str, Any] = {}
+    stamps: dict[str, Any] = {}
+    for name, value in annotation.items():
+        (stamps if is_stamp(name) else plain)[name] = value
+    text, rest = to_json(plain), to_json(stamps) if stamps else b""
+    if len(text) + len(rest) > MAX_SIZE:
+        raise BadRequest(f"the annotation has {len(text) + len(rest)} bytes: {MAX_SIZE} are possible")
+    return text + b"\n" + zstd_compress(rest, 1) if stamps else text
 
 
 def plain_part(value: bytes) -> bytes:
