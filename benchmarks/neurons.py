@@ -44,7 +44,7 @@ QUERIES: dict[str, Any] = {
 
 
 def annotation(body: int, fields: int, rng: random.Random) -> dict[str, Any]:
-    """Fields of five kinds: few values, numbers (which a tenth lacks), types, positions, texts that are all distinct."""
+    """Fields of five kinds: few values, numbers (a tenth has none), types, positions, texts that are all distinct."""
     out: dict[str, Any] = {"bodyid": body}
     for i in range(fields):
         kind, name = i % 5, f"f{i:02d}"
@@ -128,8 +128,10 @@ def questions(neurons: NeuronJSON, slow: int) -> None:
             expected = scan(decoded(neurons), query) if len(rows) < slow else found
         assert found == expected, name
         rows.append(
-            [name, f"{count:,}", duration(first.seconds), duration(ours), duration(worst), duration(full.seconds)]
-            + [f"{in_memory / ours:,.0f} x", f"{from_store.seconds / ours:,.0f} x" if len(rows) < slow else ""]
+            [
+                *(name, f"{count:,}", *map(duration, (first.seconds, ours, worst, full.seconds))),
+                *(f"{in_memory / ours:,.0f} x", f"{from_store.seconds / ours:,.0f} x" if len(rows) < slow else ""),
+            ]
         )
     heads = ["query", "found", "first time", "ids", "p95", "with 2 fields", "faster than dicts", "than the store"]
     table("Questions about all annotations", heads, rows)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dvid_dask
-from dvid_dask.cli import bench, images, labels, nanovdb, nodes, repos, stores, volumes
+from dvid_dask.cli import bench, images, labels, nanovdb, neurons, nodes, repos, stores, volumes
 from dvid_dask.cli.console import say
 
 __all__ = ["app"]
@@ -55,4 +55,5 @@ labels.app.command("export-bodies")(nanovdb.export_bodies)
 labels.app.command("fvdb")(nanovdb.fvdb)
 app.add_typer(labels.app, name="labels")
 app.add_typer(images.app, name="images")
+app.add_typer(neurons.app, name="neurons")
 app.add_typer(bench.app, name="bench")

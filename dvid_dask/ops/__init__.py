@@ -16,6 +16,7 @@ from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
 from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
+from dvid_dask.ops.neurons import import_keyvalue, ingest_annotations, neuron_table, version_changes
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 from dvid_dask.ops.split_by import SplitReport, split_by
@@ -36,9 +37,9 @@ __all__ = [
     "JobFailedError",
     "MaxLabelReport",
     "Report",
-    "TABLES",
     "ShardsReport",
     "SplitReport",
+    "TABLES",
     "TilesReport",
     "Volume",
     "agglomerate",
@@ -55,11 +56,15 @@ __all__ = [
     "export_shards",
     "foreground_roi",
     "generate_tiles",
+    "import_keyvalue",
     "ingest",
+    "ingest_annotations",
     "ingest_plan",
+    "neuron_table",
     "open_volume",
     "repair_max_labels",
     "sparse_volumes",
     "split_by",
     "unfinished_jobs",
+    "version_changes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 
 from dvid_dask.datatypes.base import CONFLICT, Datatype, Mutation, Space, TxSpace, register
 from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.store import prefix_end
 from dvid_dask.versions.records import go_time
 
 from .library import Bodies, Table, tables
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from dvid_dask.versions.meaning import MergeStep
     from dvid_dask.versions.version import Version
 
 __all__ = ["FieldChange", "NeuronJSON"]
@@ -103,6 +106,7 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
     typename: ClassVar[str] = "neuronjson"
     typeurl: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/neuronjson"
     typeversion: ClassVar[str] = "0.1"
+    merges_by_meaning: ClassVar[bool] = True
     reads_by_post: ClassVar[frozenset[str]] = frozenset({"query"})
 
     __hash__ = Datatype.__hash__
@@ -274,15 +278,19 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
             ``bodyid`` is uint64. The type of another column is one that all its values have: integers, floats,
             booleans, texts, lists of these. Where there is none, as with objects, the column holds JSON texts.
         """
+        return self.arrow_at(self.view(), Selection(show, fields), query)
+
+    def arrow_at(self, space: Space, selection: Selection, query: Any = None) -> pa.Table:
+        """As `arrow`, of a state got from `view`."""
         from .frames import arrow_table
 
-        return arrow_table(list(self._tables()), Selection(show, fields), None if query is None else parse_query(query))
+        return arrow_table(list(self._tables(space)), selection, None if query is None else parse_query(query))
 
     def dataframe(self, fields: Iterable[str] | None = None, *, query: Any = None, show: str = "") -> pd.DataFrame:
         """Annotations as a pandas dataframe, indexed by ``bodyid``; see `arrow`. Its columns have Arrow's types."""
-        import pandas as pd
+        from .frames import to_pandas
 
-        return self.arrow(fields, query=query, show=show).to_pandas(types_mapper=pd.ArrowDtype).set_index("bodyid")
+        return to_pandas(self.arrow(fields, query=query, show=show))
 
     # ------------------------------------------------------------------ writes
 
@@ -382,6 +390,43 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
 
         self.mutate(write, user=user, app=app, force=force)
 
+    def load(
+        self,
+        annotations: Mapping[int, Annotation] | Iterable[tuple[int, Annotation]],
+        *,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """Store annotations as they are, with the stamps that they have, in one commit. What was there is replaced.
+
+        For what comes from elsewhere with its history. No schema is asked. Members that are null are left out.
+
+        Parameters
+        ----------
+        annotations : mapping or iterable of pairs
+            By body id; ``bodyid`` may be left out of them.
+        user, app, force
+            As `set`, for the mutation log.
+
+        Raises
+        ------
+        BadRequest, LockedVersion
+        """
+        pairs = annotations.items() if isinstance(annotations, Mapping) else annotations
+        values: dict[bytes, bytes] = {}
+        for body, annotation in pairs:
+            posted, _ = _posted(check_body(body), annotation)
+            posted = {"bodyid": int(body), **{name: value for name, value in posted.items() if value is not None}}
+            check_post(int(body), posted)
+            values[key_of(int(body))] = encode(posted)
+
+        def write(m: Mutation, space: TxSpace) -> None:
+            space.put_many(values.items())
+            m.log(self, {"Action": "load", "Bodies": len(values), **self._stamp(m)})
+
+        self.mutate(write, user=user, app=app, force=force)
+
     def delete(self, bodies: int | Iterable[int], *, user: str = "", app: str = "", force: bool = False) -> None:
         """Remove the annotation of a body, or of several in one commit, whether they are there or not.
 
@@ -453,13 +498,27 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
         """The body id, or the name of the document."""
         return body_of(key) if key[:1] == NEURON else document_of(key)
 
-    def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
-        """Merge annotations field by field; a conflict if several parents set a field to different values."""
-        sides = [decode(value) for value in values if value is not None]
-        if key[:1] != NEURON or len(sides) < len(values):
-            return CONFLICT
-        merged = merge_annotations(decode(base) if base else None, sides)
-        return CONFLICT if merged is None else encode(merged)
+    def merge_versions(self, step: MergeStep) -> None:
+        """Merge annotations field by field.
+
+        Of a field that both sides set to different values ours stays, and it is listed as a conflict; so is an
+        annotation that one side removed and the other changed, which stays.
+        """
+
+        def settle(key: bytes, base: bytes | None, sides: Sequence[bytes | None]) -> Any:
+            if key[:1] != NEURON:
+                return CONFLICT
+            ours, theirs = sides
+            if ours is None or theirs is None:
+                step.conflict(key, {"body": body_of(key), "removed": True})
+                return theirs if ours is None else ours
+            before = None if base is None else decode(base)
+            merged, fields = merge_annotations(before, decode(ours), decode(theirs))
+            if fields:
+                step.conflict(key, {"body": body_of(key), "fields": sorted(fields)})
+            return encode(merged)
+
+        step.merge_keys(settle=settle)
 
     def changes(self, since: Version, bodies: Collection[int] | None = None) -> Iterator[FieldChange]:
         """What changed from another version to this one, field by field, in order of the body ids.
@@ -472,18 +531,34 @@ class NeuronJSON(Datatype, Mapping[int, dict[str, Any]]):
         bodies : collection of int, optional
             Only these.
         """
+        for key, old, new in self._changed(since):
+            body = body_of(key)
+            if bodies is None or body in bodies:
+                yield from _field_changes(body, old, new, self.version.uuid)
+
+    def changed_texts(self, since: Version | None) -> Iterator[tuple[int, bytes | None]]:
+        """Body ids with the JSON of annotations, stamps and all, that differ from another version; None: removed.
+
+        Since None: all annotations.
+        """
+        everything = Selection("all")
+        if since is None:
+            yield from self.texts_between(1, 2**64 - 1, everything)
+        else:
+            for key, _, new in self._changed(since):
+                yield body_of(key), None if new is None else everything.apply(new)
+
+    def _changed(self, since: Version) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+        """Keys of annotations that differ, with both values."""
         if not self.info.versioned:
             raise BadRequest(f"{self.name!r} is unversioned: it is the same at all versions")
         if since.repo != self.repo:
             raise BadRequest(f"versions {since.uuid} and {self.version.uuid} belong to different repositories")
-        store = self.version.datastore.store
         before, after = Space(since.tree().view(0), self.info.prefix), self.view(0)
-        low = self.info.prefix + NEURON
-        for change in store.diff(before.view, after.view, low, self.info.prefix + NEURON + b"\xff" * 9):
-            key = change.key[len(self.info.prefix) :]
-            body = body_of(key)
-            if bodies is None or body in bodies:
-                yield from _field_changes(body, before.get(key), after.get(key), self.version.uuid)
+        low, cut = self.info.prefix + NEURON, len(self.info.prefix)
+        found = (c.key[cut:] for c in self.version.datastore.store.diff(before.view, after.view, low, prefix_end(low)))
+        while part := list(islice(found, 1024)):
+            yield from zip(part, before.get_many(part), after.get_many(part), strict=True)
 
     def changes_of(self, body: int) -> list[FieldChange]:
         """Who changed which field of a body's annotation when: along the first parents, oldest first."""

@@ -222,7 +222,8 @@ class Library:
                 held = self._held.get(token)
                 if held is None and self._too_large < limit:
                     try:
-                        held = space, self._nearest(space, store, trees) or _load(space, limit)
+                        table = self._nearest(space, store, trees)
+                        held = space, _load(space, limit) if table is None else table
                     except _TooLarge:
                         self._too_large = limit
                         self._held.clear()

@@ -8,7 +8,7 @@ stamps stay and tell who removed it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -143,37 +143,45 @@ def post(
 # ---------------------------------------------------------------------- branches
 
 
-def merge_annotations(base: Mapping[str, Any] | None, sides: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def merge_annotations(
+    base: Mapping[str, Any] | None, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """Three-way merge, field by field; a field goes together with its stamps.
 
-    A field that one side changed becomes as it is there, removed fields included. Where several sides set one field to
-    the same value, the latest stamps stay.
+    A field that one side changed becomes as it is there, removed fields included. If both set it to the same value, the
+    later stamps stay; who corrected stamps alone yields to who set another value.
 
     Returns
     -------
-    dict or None
-        None if several sides set a field to different values.
+    dict
+        The merged annotation. Of fields that both sides set to different values it has ours.
+    list of str
+        Names of those fields.
 
     Examples
     --------
-    >>> merge_annotations({"a": 1, "b": 1}, [{"a": 2, "b": 1}, {"a": 1}])
-    {'a': 2}
-    >>> merge_annotations({"a": 1}, [{"a": 2}, {"a": 3}]) is None
-    True
+    >>> merge_annotations({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 1})
+    ({'a': 2}, [])
+    >>> merge_annotations({"a": 1}, {"a": 2}, {"a": 3, "b": 4})
+    ({'a': 2, 'b': 4}, ['a'])
     """
     old = base or {}
-    fields = dict.fromkeys(field_of(name) for each in (old, *sides) for name in each)
     out: dict[str, Any] = {}
-    for field in fields:
-        before = _unit(old, field)
-        changed = [unit for unit in (_unit(side, field) for side in sides) if unit != before]
-        # who corrected stamps alone yields to who set another value
-        set_anew = [unit for unit in changed if unit.get(field) != before.get(field)] or changed
-        if len({unit.get(field) for unit in set_anew}) > 1:
-            return None
-        chosen = max(set_anew, key=lambda unit: _moment(unit.get(field + "_time"))) if set_anew else before
+    conflicts: list[str] = []
+    for field in dict.fromkeys(field_of(name) for each in (old, ours, theirs) for name in each):
+        before, mine, other = (_unit(each, field) for each in (old, ours, theirs))
+        chosen = mine
+        if mine == before:
+            chosen = other
+        elif other != before:
+            if mine.get(field) == other.get(field):
+                chosen = max(mine, other, key=lambda unit: _moment(unit.get(field + "_time")))
+            elif mine.get(field) == before.get(field):
+                chosen = other
+            elif other.get(field) != before.get(field):
+                conflicts.append(field)
         out.update({name: json_value(text) for name, text in chosen.items()})
-    return out
+    return out, conflicts
 
 
 def _unit(annotation: Mapping[str, Any], field: str) -> dict[str, bytes]:

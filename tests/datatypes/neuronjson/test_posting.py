@@ -45,47 +45,42 @@ def test_posts(old, posted, more, stored):
 
 
 units = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))
-sides = st.lists(units, min_size=2, max_size=3)
 
 
-@given(units, sides)
-def test_merges(base, sides):
-    stamp = lambda d, u: {**d, **{f"{n}_user": u for n in d}}  # noqa: E731
-    base_stamped = stamp(base, "base")
-    # a side keeps the stamps of what it didn't change
-    stamped = [
-        {k: v for n in s for k, v in (stamp({n: s[n]}, "base" if base.get(n) == s[n] else f"side{i}").items())}
-        for i, s in enumerate(sides)
-    ]
-    merged = merge_annotations(base_stamped, stamped)
-    expected = {}
-    for n in "abc":
-        changed = {s.get(n) for s in sides if s.get(n) != base.get(n)}
-        if len(changed) > 1:
-            assert merged is None
-            return
-        value = changed.pop() if changed else base.get(n)
+def stamped(side, base, who):
+    """A side with stamps: its own where it differs from the base, which keeps those it had."""
+    return {
+        name: value
+        for field, held in side.items()
+        for name, value in ((field, held), (f"{field}_user", "base" if base.get(field) == held else who))
+    }
+
+
+@given(units, units, units)
+def test_merges(base, ours, theirs):
+    merged, conflicts = merge_annotations(stamped(base, base, ""), stamped(ours, base, "o"), stamped(theirs, base, "t"))
+    expected, clashes = {}, []
+    for name in "abc":
+        old, mine, other = (each.get(name) for each in (base, ours, theirs))
+        value, whose = (other, "t") if mine == old else (mine, "o")
+        if mine != old and other not in (old, mine):
+            clashes.append(name)
         if value is not None:
-            expected[n] = value
-    assert {n: v for n, v in merged.items() if "_" not in n} == expected
-    for n in expected:
-        whose = merged[f"{n}_user"]
-        assert whose == "base" if expected[n] == base.get(n) else sides[int(whose[4:])].get(n) == expected[n]
+            expected |= {name: value, f"{name}_user": "base" if value == old else whose}
+    assert merged == expected
+    assert sorted(conflicts) == clashes
 
 
-def test_the_latest_stamp_of_equal_values_stays():
-    sides = [
-        {"a": 2, "a_user": "early", "a_time": "2020-01-01T10:00:00+02:00"},
-        {"a": 2, "a_user": "late", "a_time": "2020-01-01T09:00:00Z"},
-        {"a": 2, "a_user": "never", "a_time": "soon"},
-    ]
-    assert merge_annotations({"a": 1}, sides)["a_user"] == "late"
-    assert merge_annotations(None, sides[::-1])["a_user"] == "late"
+def test_the_later_stamp_of_equal_values_stays():
+    early = {"a": 2, "a_user": "early", "a_time": "2020-01-01T10:00:00+02:00"}
+    late = {"a": 2, "a_user": "late", "a_time": "2020-01-01T09:00:00Z"}
+    never = {"a": 2, "a_user": "never", "a_time": "soon"}
+    for sides in ((early, late), (late, early), (never, late), (late, never)):
+        for base in ({"a": 1}, None):
+            assert merge_annotations(base, *sides) == (late, [])
 
 
 def test_a_corrected_stamp_yields_to_another_value():
     base = {"a": 1, "a_user": "u", "a_time": T0}
-    assert merge_annotations(base, [{**base, "a_user": "w", "a_time": T}, {"a": 2, "a_user": "v"}]) == {
-        "a": 2,
-        "a_user": "v",
-    }
+    corrected, other = {**base, "a_user": "w", "a_time": T}, {"a": 2, "a_user": "v"}
+    assert merge_annotations(base, corrected, other) == merge_annotations(base, other, corrected) == (other, [])
