@@ -77,14 +77,15 @@ def test_every_configuration_key_is_in_the_reference(site, reference):
 
 
 def test_every_command_is_in_the_reference(site):
-    from dvid_dask.cli import images, labels, nodes, repos
+    from dvid_dask.cli import images, labels, neurons, nodes, repos
     from dvid_dask.cli.app import app
 
     text = page(site, "reference/cli")
     for command in app.registered_commands:
         assert f"<code>dvid-dask {command.name}</code>" in text
-    for group, sub in (("repo", repos.app), ("node", nodes.app), ("labels", labels.app), ("images", images.app)):
-        for command in sub.registered_commands:
+    groups = {"repo": repos, "node": nodes, "labels": labels, "images": images, "neurons": neurons}
+    for group, module in groups.items():
+        for command in module.app.registered_commands:
             name = command.name or command.callback.__name__
             assert f"<code>dvid-dask {group} {name}</code>" in text
 
@@ -185,6 +186,14 @@ def test_the_page_on_images_runs(tmp_path):
     assert "(3,) (64, 128, 128)" in printed
     assert "[0, 1, 2] True" in printed
     assert "(128, 128)" in printed
+
+
+def test_the_page_on_neurons_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/neurons.md", "python")), tmp_path)
+    assert "[101] []" in printed
+    assert "'dee')]" in printed
+    assert '"traced" is not one of' in printed
+    assert printed.splitlines()[-1] == str(sum(b for b in range(1000, 3000) if b % 7 == 3))
 
 
 def test_the_notebook_runs(tmp_path):
