@@ -12,15 +12,6 @@ _SPLIT = ("split", "split-coarse")
 
 FACES = (
     Face(
-        "annotation",
-        about="Points with tags and relationships, found by box, label and tag.",
-        common=("tags", "sync"),
-        planned=(
-            *("elements", "element", "move", "label", "labels", "tag", "roi"),
-            *("blocks", "all-elements", "scan", "reload"),
-        ),
-    ),
-    Face(
         "labelsz",
         about="Counts of annotations by label and kind, in order of size.",
         common=("sync",),

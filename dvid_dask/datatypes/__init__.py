@@ -7,7 +7,6 @@ __all__ = ["lookup", "register", "typenames"]
 
 _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk")
 _DECLARED = (
-    "annotation",
     "labelarray",
     "labelblk",
     "labelsz",
@@ -17,6 +16,7 @@ _DECLARED = (
 
 registry.declare(
     {
+        "annotation": "dvid_dask.datatypes.annotation",
         "imagetile": "dvid_dask.datatypes.imagetile",
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",

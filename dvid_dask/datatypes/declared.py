@@ -16,7 +16,6 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.versions.settings import setting_flag, setting_text
 
 __all__ = [
-    "Annotation",
     "LabelArray",
     "LabelBlk",
     "LabelSize",
@@ -89,15 +88,6 @@ def voxel_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"setting 'voxelunits': {text[:80]!r} is not of the form x,y,z")
         out["VoxelUnits"] = units
     return out
-
-
-@register
-class Annotation(Datatype):
-    """Points with tags and relationships, by block, label and tag."""
-
-    typename = "annotation"
-    typeurl = f"{URL}/annotation"
-    sync_partners = frozenset({"labelblk", "labelvol", "labelarray", "labelmap"})
 
 
 @register

@@ -124,6 +124,8 @@ class Mutation:
         self._serial = 0
         self._records: dict[int, list[dict[str, Any]]] = {}
         self._published: list[str] = []
+        #: whose event is being told; None in a commit that follows another
+        self.teller: Datatype | None = None
         #: (subscriber, event) pairs that can't be part of this commit and follow it
         self.followups: list[tuple[Datatype, object]] = []
 
@@ -229,6 +231,7 @@ class Mutation:
         if me in self._published:
             return  # a ring of subscriptions: each instance speaks once
         self._published.append(me)
+        before, self.teller = self.teller, source
         try:
             for info in state.instances.values():
                 if me in info.syncs:
@@ -238,6 +241,7 @@ class Mutation:
                     else:
                         self.followups.append((subscriber, event))
         finally:
+            self.teller = before
             self._published.pop()
 
     def finish(self) -> None:

@@ -1,0 +1,690 @@
+"""Annotations at a version: points with kinds, tags, properties and relationships."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from dvid_dask.datatypes.annotation import edits, keys, merging, reload, state
+from dvid_dask.datatypes.annotation.blocks import elements_at, in_blocks, scan_blocks, stored_blocks
+from dvid_dask.datatypes.annotation.elements import Elements, find
+from dvid_dask.datatypes.annotation.filing import Filing, LabelSource, NotBeforeError
+from dvid_dask.datatypes.annotation.lists import Lists, Record
+from dvid_dask.datatypes.annotation.messages import delta_message
+from dvid_dask.datatypes.annotation.state import State
+from dvid_dask.datatypes.annotation.tables import frame, from_rows
+from dvid_dask.datatypes.annotation.tally import part_of
+from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, register
+from dvid_dask.datatypes.events import FiledPart, ListsReplaced
+from dvid_dask.errors import BadRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    AnySpace = Space | TxSpace
+
+__all__ = ["Annotation"]
+
+T = TypeVar("T")
+
+_INT32 = 1 << 31
+_RECORDS = 4096  # lists of bodies looked at together
+
+
+@register
+class Annotation(Datatype):
+    """Elements at a version: points with a kind, tags, properties and relationships, found by box, body and tag.
+
+    In Python coordinates are (z, y, x) in voxels; in JSON and over HTTP x, y, z. An instance that syncs with a labelmap
+    knows which body each element is in, at once: what moves voxels or bodies moves elements along in its own commit.
+
+    Examples
+    --------
+    >>> import dvid_dask
+    >>> import numpy as np
+    >>> v = dvid_dask.create("memory://").new_repo("fly")["master"]
+    >>> seg = v.repo.new_instance("labelmap", "segmentation", {"BlockSize": "16,16,16"})
+    >>> seg.write(np.repeat(np.arange(1, 17, dtype=np.uint64), 256).reshape(16, 16, 16), (0, 0, 0))
+    >>> synapses = v.repo.new_instance("annotation", "synapses")
+    >>> synapses.set_syncs(["segmentation"])
+    >>> synapses.add([{"Pos": [5, 5, 0], "Kind": "PreSyn", "Tags": ["auto"]}, {"Pos": [5, 5, 3], "Kind": "PostSyn"}])
+    2
+    >>> synapses.of_label(4)
+       z  y  x     kind tags prop
+    0  3  5  5  PostSyn   []   {}
+    >>> _ = seg.merge(1, [4])
+    >>> len(synapses.of_label(1)), synapses.count(1)
+    (2, {'Unknown': 0, 'PostSyn': 1, 'PreSyn': 1, 'Gap': 0, 'Note': 0})
+    """
+
+    typename: ClassVar[str] = "annotation"
+    typeurl: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/annotation"
+    sync_partners: ClassVar[frozenset[str] | None] = frozenset({"labelblk", "labelvol", "labelarray", "labelmap"})
+
+    # ------------------------------------------------------------------ what it follows
+
+    @property
+    def source(self) -> LabelSource | None:
+        """The segmentation whose bodies its elements are filed under."""
+        held = self.repo.state().by_data_uuid
+        for data_uuid in self.info.syncs:
+            if data_uuid in held:
+                partner: Any = self.version.instance(held[data_uuid])
+                if hasattr(partner, "labels_in"):
+                    return partner  # type: ignore[no-any-return]
+        return None
+
+    def _wanted_state(self) -> State:
+        source = self.source
+        if source is not None:
+            return State(source.info.data_uuid, source.block_shape)
+        held = self.repo.state().by_data_uuid
+        for data_uuid in self.info.syncs:
+            size = held[data_uuid].settings.get("BlockSize") if data_uuid in held else None
+            if size:
+                return State("", (int(size[2]), int(size[1]), int(size[0])))
+        return State("", (64, 64, 64))
+
+    def _state(self, space: AnySpace) -> State:
+        return state.read_state(space) or self._wanted_state()
+
+    @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """Voxels of a block (z, y, x): as in the segmentation that it followed at its first element, else 64 each."""
+        return self._state(self.view()).shape
+
+    @property
+    def needs_reload(self) -> bool:
+        """Whether lists of bodies and tags may be others than elements and segmentation say; see `reload`.
+
+        So it is when it follows another segmentation than when its first element came, when lists were stored as given,
+        and after a merge of versions that both had changes.
+        """
+        view = self.view()
+        held = state.read_state(view)
+        return (
+            (held is not None and held != self._wanted_state())
+            or next(reload.given_lists(view), None) is not None
+            or state.was_merged(view)
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    def scan(self) -> Iterator[tuple[NDArray[np.int32], Elements, NDArray[np.int64]]]:
+        """All blocks in the order of z, y, x, many at a time.
+
+        Yields
+        ------
+        block_zyx, elements, borders
+            int32 (n, 3); elements of all, block after block; int64 (n + 1,), where those of each begin.
+        """
+        return scan_blocks(self.view())
+
+    def scan_box(
+        self, offset_zyx: Sequence[int], shape_zyx: Sequence[int]
+    ) -> Iterator[tuple[NDArray[np.int32], Elements, NDArray[np.int64]]]:
+        """As `scan`, of the stored blocks that have voxels of a box."""
+        view = self.view()
+        size = self._state(view).shape
+        start = [int(o) // b for o, b in zip(offset_zyx, size, strict=True)]
+        stop = [(int(o) + int(n) - 1) // b + 1 for o, n, b in zip(offset_zyx, shape_zyx, size, strict=True)]
+        for blocks in stored_blocks(view, start, stop):
+            for at in range(0, len(blocks), 1024):
+                some = blocks[at : at + 1024]
+                values = view.get_many(keys.blocks(some))
+                there = some[np.array([v is not None for v in values], np.bool_)]
+                if len(there):
+                    yield there, *in_blocks(view, there)
+
+    def block_count(self) -> int:
+        """How many blocks are stored, those without elements too."""
+        return sum(1 for _ in self.view().keys(keys.BLOCK))
+
+    def in_box(self, offset_zyx: Sequence[int], shape_zyx: Sequence[int]) -> Iterator[Elements]:
+        """Elements in a box of voxels, some blocks at a time, in the order of blocks z, y, x."""
+        low = np.array([int(v) for v in offset_zyx], np.int64)
+        high = low + np.array([int(v) for v in shape_zyx], np.int64)
+        if len(low) != 3 or len(high) != 3:
+            raise BadRequest("a box has an offset and a shape of three numbers (z, y, x)")
+        if (high <= low).any():
+            return
+        for _, held, _ in self.scan_box(offset_zyx, shape_zyx):
+            inside = ((held.zyx >= low) & (held.zyx < high)).all(axis=1)
+            if bool(inside.any()):
+                yield held[np.flatnonzero(inside)]
+
+    def in_roi(self, name: str, version: Any = None) -> Iterator[Elements]:
+        """Elements of all blocks of a region, in the order of blocks z, y, x, some at a time.
+
+        Parameters
+        ----------
+        name
+            Of an ROI instance.
+        version
+            Where to look the region up; this version by default.
+
+        Raises
+        ------
+        BadRequest
+            If there is no such ROI, or its blocks have another size.
+        """
+        at = self.version if version is None else version
+        found: Any = at[name] if name in at else None  # noqa: SIM401  a version is no mapping
+        if found is None or found.typename != "roi":
+            raise BadRequest(f"there is no ROI named {name[:80]!r}")
+        view = self.view()
+        shape = self._state(view).shape
+        region = found.pin()
+        if tuple(region.block_shape) != tuple(shape):
+            raise BadRequest(
+                f"blocks of ROI {name!r} are {region.block_shape} (z, y, x), those of {self.name!r} {shape}: "
+                "they have to be the same"
+            )
+        return self._in_region(view, region)
+
+    @staticmethod
+    def _in_region(view: Space, region: Any) -> Iterator[Elements]:
+        bounds = region.z_bounds
+        if bounds is None:
+            return
+        low, high = (int(bounds[0]), -_INT32, -_INT32), (int(bounds[1]) + 1, _INT32, _INT32)
+        for blocks in stored_blocks(view, low, high):
+            chosen = blocks[region.contains_blocks(blocks)]
+            for at in range(0, len(chosen), 1024):
+                held, _ = in_blocks(view, chosen[at : at + 1024])
+                if len(held):
+                    yield held
+
+    def listed(self, body: int) -> Iterator[Elements]:
+        """The list of a body, some pages at a time: elements without relationships, their supervoxels as `key`."""
+        return Lists(self.view(), keys.label).scan(_label(body))
+
+    def tagged(self, tag: str) -> Iterator[Elements]:
+        """The list of a tag, some pages at a time: elements without relationships."""
+        return Lists(self.view(), keys.tag).scan(tag)
+
+    def related(self, listed: Elements) -> tuple[Elements, NDArray[np.int64]]:
+        """The elements of blocks around those of a list, and for each of the list its place among them, -1 for none."""
+        view = self.view()
+        held = elements_at(view, listed.zyx, self._state(view).shape)
+        return held, find(held.zyx, listed.zyx)
+
+    def at(self, zyx: ArrayLike) -> Elements:
+        """The elements of the blocks of some positions int (n, 3)."""
+        view = self.view()
+        return elements_at(view, np.asarray(zyx, np.int32).reshape(-1, 3), self._state(view).shape)
+
+    # ------------------------------------------------------------------ as tables
+
+    def elements(self, offset_zyx: Sequence[int] | None = None, shape_zyx: Sequence[int] | None = None) -> pd.DataFrame:
+        """Elements in a box of voxels, or all, as a dataframe.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``z``, ``y``, ``x`` (int32), ``kind`` (categorical), ``tags`` (lists), ``prop`` (dicts), ``rels``
+            (lists of (kind, z, y, x)).
+        """
+        if offset_zyx is None or shape_zyx is None:
+            return frame(Elements.join([held for _, held, _ in self.scan()]), rels=True)
+        return frame(Elements.join(list(self.in_box(offset_zyx, shape_zyx))), rels=True)
+
+    def of_label(self, body: int, *, supervoxels: bool = False) -> pd.DataFrame:
+        """Elements in a body as a dataframe: columns as `elements`, without ``rels``.
+
+        Parameters
+        ----------
+        body
+            Its id.
+        supervoxels
+            Whether to add the column ``supervoxel`` (uint64).
+        """
+        held = Elements.join(list(self.listed(body)))
+        table = frame(held)
+        if supervoxels:
+            table["supervoxel"] = held.key
+        return table
+
+    def of_tag(self, tag: str) -> pd.DataFrame:
+        """Elements with a tag as a dataframe: columns as `elements`, without ``rels``."""
+        return frame(Elements.join(list(self.tagged(tag))))
+
+    def count(self, body: int) -> dict[str, int]:
+        """How many elements of each kind a body has; no element is read."""
+        from dvid_dask.datatypes.annotation.kinds import KINDS
+
+        lists = Lists(self.view(), keys.label)
+        return dict(zip(KINDS, lists.counts(lists.record(_label(body))).tolist(), strict=True))
+
+    def tag_names(self) -> Iterator[str]:
+        """All tags that elements have, in byte order."""
+        return (keys.tag_of(key) for key in self.view().keys(keys.TAG))
+
+    def label_counts(self, space: AnySpace | None = None) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+        """Elements of each kind in each body, from the directories of lists alone.
+
+        Parameters
+        ----------
+        space
+            Where to read: a mutation's space, or this version's present state.
+
+        Yields
+        ------
+        bodies, counts
+            uint64 (n,), ascending, and int64 (n, 5), a column per kind of `kinds.KINDS`.
+        """
+        space = self.view() if space is None else space
+        lists = Lists(space, keys.label)
+        for bodies, records in self._records(space):
+            yield np.array(bodies, np.uint64), np.stack([lists.counts(record) for record in records])
+
+    def filed_parts(self, space: AnySpace | None = None) -> Iterator[FiledPart]:
+        """All elements by the body that they are in, in parts, of sign 1; `space` as for `label_counts`."""
+        space = self.view() if space is None else space
+        lists = Lists(space, keys.label)
+        for bodies, records in self._records(space):
+            for body, record in zip(bodies, records, strict=True):
+                for elements in lists.scan_record(record):
+                    yield part_of(body, elements)
+
+    @staticmethod
+    def _records(space: AnySpace) -> Iterator[tuple[list[int], list[Record]]]:
+        bodies: list[int] = []
+        records: list[Record] = []
+        for key, value in space.scan(keys.LABEL):
+            bodies.append(keys.label_of(key))
+            records.append(Record.decode(value))
+            if len(bodies) == _RECORDS:
+                yield bodies, records
+                bodies, records = [], []
+        if bodies:
+            yield bodies, records
+
+    # ------------------------------------------------------------------ changing
+
+    def add(
+        self,
+        elements: Elements | pd.DataFrame | Sequence[Mapping[str, Any]],
+        *,
+        told: Mapping[str, Any] | None = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> int:
+        """Add elements, in one commit. One at the position of another takes its place, with all that it had.
+
+        Parameters
+        ----------
+        elements
+            Columns; a dataframe as `elements` returns (``kind``, ``tags``, ``prop`` and ``rels`` may be missing); or
+            DVID's JSON as Python has it, with ``Pos`` in x, y, z. Of those at one position the last counts.
+        told
+            What to tell watchers beside action, version and time; None tells them nothing. For the HTTP face.
+
+        Returns
+        -------
+        int
+            How many are new, or others than they were.
+
+        Raises
+        ------
+        BadRequest
+            If one can't be used; nothing is changed.
+        """
+        given = edits.unique_positions(from_rows(elements))
+
+        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> int:
+            return edits.post(space, filing, shape, given)
+
+        return self._edit(change, "element-post", told, user=user, app=app, force=force)
+
+    def put_blocks(
+        self,
+        blocks: Mapping[tuple[int, int, int], Elements],
+        *,
+        told: Mapping[str, Any] | None = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """Make these the elements of blocks (z, y, x), in one commit; they must lie in them. Others as `add`."""
+
+        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
+            edits.put_blocks(space, filing, shape, blocks)
+
+        self._edit(change, "blocks-post", told, user=user, app=app, force=force)
+
+    def delete(
+        self,
+        positions_zyx: ArrayLike,
+        *,
+        told: Mapping[str, Any] | None = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """Remove elements, in one commit, and relationships that lead to them from their blocks and their partners'.
+
+        Parameters
+        ----------
+        positions_zyx
+            int (n, 3), or one position.
+        told
+            As for `add`.
+
+        Raises
+        ------
+        BadRequest
+            If there is no element at one of the positions; nothing is changed.
+        """
+        points = np.unique(_points(positions_zyx), axis=0)
+
+        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
+            if len(points):
+                edits.delete(space, filing, shape, points)
+
+        self._edit(change, "element-delete", told, during_reload=True, user=user, app=app, force=force)
+
+    def move(
+        self,
+        start_zyx: Sequence[int],
+        end_zyx: Sequence[int],
+        *,
+        told: Mapping[str, Any] | None = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """Move an element, in one commit. What is at its end is replaced; relationships that lead to it follow.
+
+        Raises
+        ------
+        BadRequest
+            If there is no element to move; nothing is changed.
+        """
+        start, end = _points(start_zyx), _points(end_zyx)
+
+        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
+            edits.move(space, filing, shape, start, end)
+
+        self._edit(change, "element-move", told, user=user, app=app, force=force)
+
+    def put_label_lists(
+        self, lists: Mapping[int, Elements], *, user: str = "", app: str = "", force: bool = False
+    ) -> None:
+        """Store lists of bodies as given, whatever the blocks say; a `reload` makes them anew.
+
+        Parameters
+        ----------
+        lists
+            Elements by body; positions may be anywhere.
+        """
+
+        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
+            for body, elements in lists.items():
+                for old in filing.labels.scan(body):
+                    filing.tally.add(body, old, -1)
+                bodies, supervoxels = filing.located(elements.zyx)
+                key = np.where(bodies == np.uint64(body), supervoxels, np.uint64(0))
+                filing.labels.replace(body, elements.listed(key), given=True)
+                filing.tally.add(body, elements, 1)
+
+        self._edit(change, "", None, user=user, app=app, force=force)
+
+    def delete_all(self, *, user: str = "", app: str = "", force: bool = False) -> None:
+        """Remove all elements and lists at this version."""
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            space.delete_prefix(keys.BLOCK)
+            reload.clear_lists(space)
+            space.delete(keys.STATE)
+            state.note_change(space, m.id, m.before(self))
+            m.publish(self, ListsReplaced(m.id))
+
+        self.mutate(change, user=user, app=app, force=force)
+
+    def _edit(
+        self,
+        change: Callable[[Filing, TxSpace, tuple[int, int, int]], T],
+        action: str,
+        told: Mapping[str, Any] | None,
+        *,
+        during_reload: bool = False,
+        user: str,
+        app: str,
+        force: bool,
+    ) -> T:
+        def attempt(m: Mutation, space: TxSpace) -> T:
+            if not during_reload:
+                state.check_no_reload(space)
+            filing = self._filing(m, space)
+            result = change(filing, space, self._state(space).shape)
+            state.note_change(space, m.id, m.before(self))
+            if filing.tally:
+                m.publish(self, filing.tally.event(m.id))
+            if told is not None:
+                m.report(self, {"Action": action, **({"User": m.user} if m.user else {}), **told})
+            return result
+
+        return self.mutate(attempt, user=user, app=app, force=force)
+
+    def _filing(self, m: Mutation, space: TxSpace) -> Filing:
+        held = state.read_state(space)
+        wanted = self._wanted_state()
+        if held is None or (held != wanted and next(iter(space.keys(keys.BLOCK)), None) is None):
+            state.write_state(space, wanted)
+            held = wanted
+        return Filing(m, space, self.source, held.shape)
+
+    # ------------------------------------------------------------------ following
+
+    def on_event(self, m: Mutation, event: object) -> None:
+        """Keep lists in line with the segmentation, in its own commit; see `dvid_dask.datatypes.events`."""
+        source = self.source
+        if source is None or (m.teller is not None and m.teller.info.data_uuid != source.info.data_uuid):
+            return
+        space = m.space(self)
+        held = state.read_state(space)
+        if held is None:
+            return  # there never was an element
+        filing = Filing(m, space, source, held.shape)
+        try:
+            filing.follow(event)
+        except NotBeforeError:
+            self._reload_whole(m, space)
+            return
+        if filing.tally:
+            state.note_change(space, m.id, m.before(self))
+            m.publish(self, filing.tally.event(m.id))
+            if m.watched:
+                message = delta_message(event, filing.tally)
+                if message is not None:
+                    m.report(self, message)
+
+    # ------------------------------------------------------------------ making lists anew
+
+    def reload(self, *, check: bool = False, user: str = "", app: str = "", force: bool = False) -> int:
+        """Make lists of bodies and tags anew where they aren't what elements and segmentation say.
+
+        Lists follow every change by themselves, so there is little to do: lists stored as given are made anew. All are
+        where the annotation follows another segmentation than before, where versions with changes on both sides were
+        merged, or with `check`. While it runs, elements can't be added or moved at this version, only deleted.
+
+        Parameters
+        ----------
+        check
+            Compare all lists with elements and segmentation, and write those that differ.
+
+        Returns
+        -------
+        int
+            Lists that were made anew; -1 for all.
+        """
+        self.check_open(force)
+        with self._held(user=user, app=app, force=force):
+
+            def change(m: Mutation, space: TxSpace) -> int:
+                held, wanted = state.read_state(space), self._wanted_state()
+                if (held is not None and held != wanted) or state.was_merged(space):
+                    self._reload_whole(m, space)
+                    return -1
+                filing = Filing(m, space, self.source, wanted.shape)
+                n = self._renew_given(m, space, filing)
+                if check:
+                    n += self._check(m, space, filing)
+                if filing.tally:
+                    m.publish(self, filing.tally.event(m.id))
+                return n
+
+            return self.mutate(change, user=user, app=app, force=force)
+
+    def _reload_whole(self, m: Mutation, space: TxSpace) -> None:
+        held, wanted = state.read_state(space), self._wanted_state()
+        filing = Filing(m, space, self.source, wanted.shape)
+        reload.whole(space, filing, wanted.shape, recut=held is not None and held.shape != wanted.shape)
+        state.write_state(space, wanted)
+        state.forget_merge(space)
+        m.publish(self, ListsReplaced(m.id))
+
+    def _renew_given(self, m: Mutation, space: TxSpace, filing: Filing) -> int:
+        given = list(reload.given_lists(space))
+        source = self.source
+        for body in given:
+            blocks: list[NDArray[np.int32]] = []
+            if source is not None:
+                from dvid_dask.datatypes.annotation.blocks import blocks_around
+
+                found = list(source.blocks_in(m.reading(source), body))  # type: ignore[arg-type]
+                blocks = [blocks_around(part, source.block_shape, self._state(space).shape) for part in found]
+                blocks = [np.unique(np.concatenate(blocks), axis=0)] if blocks else []
+            reload.renew_given(space, filing, self._state(space).shape, blocks, body)
+        return len(given)
+
+    def _check(self, m: Mutation, space: TxSpace, filing: Filing) -> int:
+        elements = reload.all_elements(space)
+        bodies, supervoxels = filing.located(elements.zyx)
+        followed = self.source is not None
+        wrong = dict(
+            reload.check_lists(space, elements, bodies if followed else None, supervoxels if followed else None)
+        )
+        names: dict[str, int] = {}
+        for key in wrong:
+            if key.startswith(keys.LABEL):
+                body = keys.label_of(key)
+                for old in filing.labels.scan(body):
+                    filing.tally.add(body, old, -1)
+                mine = elements[bodies == np.uint64(body)]
+                filing.labels.replace(body, mine.listed(supervoxels[bodies == np.uint64(body)]), given=False)
+                filing.tally.add(body, mine, 1)
+            else:
+                names.setdefault(keys.tag_of(key), len(names))
+        if names:
+            for name in names:
+                filing.tags.delete(name)
+            space.put_many(reload.new_tag_lists(elements, filing.numbers, only=set(names)))
+        return len(wrong)
+
+    @contextlib.contextmanager
+    def _held(self, **who: Any) -> Iterator[None]:
+        """Have others know that a reload runs, until it is over."""
+
+        def start(_: Mutation, space: TxSpace) -> None:
+            state.check_no_reload(space)
+            state.hold_reload(space)
+
+        self.mutate(start, **who)
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(state.LEASE / 3):
+                with contextlib.suppress(Exception):
+                    self.mutate(lambda _, space: state.hold_reload(space), **who)
+
+        keeper = threading.Thread(target=renew, name="reload-lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keeper.join()
+            self.mutate(lambda _, space: state.end_reload(space), **who)
+
+    @property
+    def reloading(self) -> bool:
+        """Whether lists are being made anew at this version."""
+        return state.reloading(self.view(0))
+
+    def disagreements(self) -> Iterator[str]:
+        """Lists that aren't what elements and segmentation say, in words."""
+        view = self.view()
+        source = self.source
+        elements = reload.all_elements(view)
+        bodies = supervoxels = None
+        held = state.read_state(view)
+        if source is not None and held is not None and held.source == source.info.data_uuid:
+            partner: Any = source
+            bodies, supervoxels = partner.labels_in(partner.view(), elements.zyx)
+        given = set(reload.given_lists(view))
+        for key, text in reload.check_lists(view, elements, bodies, supervoxels):
+            if not (key.startswith(keys.LABEL) and (keys.label_of(key) in given or bodies is None)):
+                yield text
+
+    # ------------------------------------------------------------------ versions against each other
+
+    def describe_change(self, key: bytes) -> Any:
+        """A changed key in words: a block, the list of a body or of a tag; None for the rest."""
+        kind = key[:1]
+        if kind == keys.BLOCK:
+            z, y, x = keys.blocks_of([key])[0].tolist()
+            return {"block": (z, y, x)}
+        if kind == keys.LABEL:
+            return {"body": keys.label_of(key)}
+        if kind == keys.TAG:
+            return {"tag": keys.tag_of(key)}
+        return None
+
+    def carried_together(self, key: bytes) -> bool:
+        """Blocks and lists belong together; notes stand for themselves."""
+        return key[:1] != keys.STATE[:1]
+
+    def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
+        """Blocks, lists and pages are merged element by element."""
+        present = [v for v in values if v is not None]
+        kind = key[:1]
+        if kind in (keys.BLOCK, keys.PAGE):
+            return merging.merged_blocks(base, values)
+        if kind in (keys.LABEL, keys.TAG):
+            return merging.merged_lists(base, values)
+        if key == state.LAST:
+            return state.merged_changes(present)
+        return present[0] if present else None
+
+
+def _points(zyx: ArrayLike) -> NDArray[np.int32]:
+    """Positions (n, 3) or one.
+
+    Raises
+    ------
+    BadRequest
+        If they aren't three integers each that fit into 32 bits.
+    """
+    points = np.asarray(zyx)
+    if points.size == 0:
+        return np.empty((0, 3), np.int32)
+    if points.dtype.kind not in "iu" or points.shape[-1] != 3 or points.ndim > 2:
+        raise BadRequest("a position has three integers (z, y, x)")
+    wide = points.astype(np.int64).reshape(-1, 3)
+    if ((wide < -_INT32) | (wide >= _INT32)).any():
+        raise BadRequest("a position leaves signed 32-bit coordinates")
+    return wide.astype(np.int32)
+
+
+def _label(body: int) -> int:
+    if not 1 <= body < 2**64:
+        raise BadRequest(f"label {body} is background or out of range: expected 1 to 2**64 - 1")
+    return body

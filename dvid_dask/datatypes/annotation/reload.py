@@ -1,0 +1,222 @@
+"""Making the lists of bodies and tags anew, from the elements in blocks and the segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvid_dask.datatypes.annotation import keys
+from dvid_dask.datatypes.annotation.blocks import in_blocks, new_blocks, scan_blocks
+from dvid_dask.datatypes.annotation.elements import Elements
+from dvid_dask.datatypes.annotation.filing import Filing, tag_pairs
+from dvid_dask.datatypes.annotation.lists import Lists, PageNumbers, new_lists, place_of
+from dvid_dask.errors import BadRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dvid_dask.versions.space import Space, TxSpace
+
+    AnySpace = Space | TxSpace
+
+__all__ = [
+    "MOST",
+    "all_elements",
+    "check_lists",
+    "clear_lists",
+    "given_lists",
+    "new_label_lists",
+    "new_tag_lists",
+    "whole",
+]
+
+MOST = 4_000_000
+"""Elements whose lists are made anew in one commit; of more it is a job for Dask."""
+
+_CLASSES = (keys.LABEL, keys.TAG, keys.PAGE, keys.GIVEN)
+
+
+def all_elements(space: AnySpace, most: int | None = MOST) -> Elements:
+    """The elements of all blocks.
+
+    Raises
+    ------
+    BadRequest
+        If there are more than `most`.
+    """
+    parts, n = [], 0
+    for _, held, _ in scan_blocks(space):
+        parts.append(held)
+        n += len(held)
+        if most is not None and n > most:
+            raise BadRequest(
+                f"more than {most:,} elements: have their lists made anew by Dask, with ops.reload_elements"
+            )
+    return Elements.join(parts)
+
+
+def new_label_lists(
+    elements: Elements, bodies: NDArray[np.uint64], supervoxels: NDArray[np.uint64], numbers: PageNumbers
+) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the lists of many bodies, whole; nothing is read.
+
+    Parameters
+    ----------
+    elements
+        In any order: all that these bodies have.
+    bodies, supervoxels
+        uint64 (n,): what each lies in. Elements of body 0 are left out.
+    numbers
+        Numbers for pages.
+    """
+    order = np.lexsort((supervoxels, bodies))
+    order = order[bodies[order] != 0]
+    bodies = bodies[order]
+    starts = np.flatnonzero(np.r_[True, bodies[1:] != bodies[:-1]]) if len(bodies) else np.empty(0, np.int64)
+    list_keys = [keys.label(b) for b in bodies[starts].tolist()]
+    listed = elements[order].listed(supervoxels[order])
+    return new_lists(listed, np.append(starts, len(bodies)), list_keys, numbers)
+
+
+def new_tag_lists(
+    elements: Elements, numbers: PageNumbers, *, only: Collection[str] | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the lists of all tags that elements have, whole; nothing is read.
+
+    Parameters
+    ----------
+    elements
+        In any order: all that have these tags.
+    numbers
+        Numbers for pages.
+    only
+        Tags; all by default.
+    """
+    tags: dict[str, int] = {}
+    number, element = tag_pairs(elements.tags, tags)
+    if only is not None:
+        wanted = np.array([name in only for name in tags], np.bool_)
+        number, element = number[wanted[number]], element[wanted[number]]
+    place = place_of(elements.zyx)
+    order = np.lexsort((place[element], number))
+    element, number = element[order], number[order]
+    names = list(tags)
+    borders = np.searchsorted(number, np.arange(len(names) + 1))
+    listed = elements[element].listed(place[element], empties=True)
+    return new_lists(listed, borders, [keys.tag(name) for name in names], numbers)
+
+
+def clear_lists(space: TxSpace) -> None:
+    """Remove all lists."""
+    for prefix in _CLASSES:
+        space.delete_prefix(prefix)
+
+
+def whole(space: TxSpace, filing: Filing, shape: Sequence[int], *, recut: bool) -> None:
+    """Make all lists anew; with `recut` the blocks too, for blocks of another shape."""
+    elements = all_elements(space)
+    if recut:
+        space.delete_prefix(keys.BLOCK)
+        space.put_many(new_blocks(elements, shape))
+    clear_lists(space)
+    bodies, supervoxels = filing.located(elements.zyx)
+    space.put_many(new_label_lists(elements, bodies, supervoxels, filing.numbers))
+    space.put_many(new_tag_lists(elements, filing.numbers))
+
+
+def given_lists(space: AnySpace) -> Iterator[int]:
+    """Bodies whose lists were stored as given."""
+    return (keys.label_of(key) for key in space.keys(keys.GIVEN))
+
+
+def renew_given(space: TxSpace, filing: Filing, shape: Sequence[int], blocks_of_body: Sequence[NDArray[np.int32]],
+                body: int) -> None:  # fmt: skip
+    """Make the list of a body anew that was stored as given, from the elements in its blocks."""
+    for elements in filing.labels.scan(body):
+        filing.tally.add(body, elements, -1)
+    parts = []
+    for blocks in blocks_of_body:
+        held, _ = in_blocks(space, blocks)
+        bodies, supervoxels = filing.located(held.zyx)
+        mine = bodies == np.uint64(body)
+        parts.append(held[mine].listed(supervoxels[mine]))
+    anew = Elements.join(parts)
+    filing.labels.replace(body, anew, given=False)
+    filing.tally.add(body, anew, 1)
+
+
+# ------------------------------------------------------------------ comparing
+
+
+def _rows(elements: Elements) -> set[tuple[object, ...]]:
+    """Elements without regard to order, and to the difference between null and empty."""
+    tags = ["[]" if t == b"null" else t.decode() for t in elements.tags.each()]
+    props = ["{}" if t == b"null" else t.decode() for t in elements.prop.each()]
+    return set(zip(map(tuple, elements.zyx.tolist()), elements.kind.tolist(), tags, props, strict=True))
+
+
+def check_lists(
+    space: AnySpace, elements: Elements, bodies: NDArray[np.uint64] | None, supervoxels: NDArray[np.uint64] | None
+) -> Iterator[tuple[bytes, str]]:
+    """Lists that aren't what elements and segmentation say: the key of each, and in words what is wrong.
+
+    Parameters
+    ----------
+    space
+        The annotation.
+    elements
+        All that there are.
+    bodies, supervoxels
+        What each lies in; None if nothing is followed: then lists of bodies aren't looked at.
+    """
+    if bodies is not None and supervoxels is not None:
+        order = np.argsort(bodies, kind="stable")
+        names = np.unique(bodies[bodies != 0])
+        low, high = np.searchsorted(bodies[order], names), np.searchsorted(bodies[order], names, "right")
+        lists = Lists(space, keys.label)
+        known = set(names.tolist())
+        for name, a, b in zip(names.tolist(), low.tolist(), high.tolist(), strict=True):
+            chosen = order[a:b]
+            expected = elements[chosen].listed(supervoxels[chosen])
+            if (wrong := _wrong(lists, name, expected)) is not None:
+                yield keys.label(name), f"the list of body {name}: {wrong}"
+        for key in space.keys(keys.LABEL):
+            if keys.label_of(key) not in known and len(lists.record(keys.label_of(key))):
+                yield key, f"the list of body {keys.label_of(key)}: no element lies in that body"
+    tags: dict[str, int] = {}
+    number, element = tag_pairs(elements.tags, tags)
+    order = np.argsort(number, kind="stable")
+    lists = Lists(space, keys.tag)
+    for name, i in tags.items():
+        a, b = np.searchsorted(number[order], [i, i + 1])
+        chosen = element[order[a:b]]
+        expected = elements[chosen].listed(place_of(elements.zyx[chosen]))
+        if (wrong := _wrong(lists, name, expected)) is not None:
+            yield keys.tag(name), f"the list of tag {name!r}: {wrong}"
+    for key in space.keys(keys.TAG):
+        if keys.tag_of(key) not in tags and len(lists.record(keys.tag_of(key))):
+            yield key, f"the list of tag {keys.tag_of(key)!r}: no element has it"
+
+
+def _wrong(lists: Lists, name: int | str, expected: Elements) -> str | None:
+    record = lists.record(name)
+    held = Elements.join(list(lists.scan_record(record)))
+    if len(held) != len(expected):
+        return f"it has {len(held)} elements, but {len(expected)} are expected"
+    if (lists.counts(record) != held.counts()).any():
+        return "its directory counts other kinds than its pages have"
+    if _rows(held) != _rows(expected):
+        return "it has other elements than expected"
+    by_position = dict(zip(map(tuple, held.zyx.tolist()), held.key.tolist(), strict=True))
+    if any(by_position[tuple(p)] != k for p, k in zip(expected.zyx.tolist(), expected.key.tolist(), strict=True)):
+        return "elements are under other supervoxels than they lie in"
+    for row, page in zip(record.directory.table.T, record.directory.page_keys, strict=True):
+        stored = lists._space.get(page)
+        from dvid_dask.datatypes.annotation.elements import decode
+
+        key = decode(stored).key
+        if len(key) and (key.min() < row[2] or key.max() > row[3]):
+            return "a page has keys beyond those that its directory says"
+    return None
