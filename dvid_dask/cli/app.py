@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dvid_dask
-from dvid_dask.cli import bench, images, labels, nanovdb, neurons, nodes, repos, stores, volumes
+from dvid_dask.cli import bench, images, labels, meshes, nanovdb, neurons, nodes, repos, stores, volumes
 from dvid_dask.cli.console import say
 
 __all__ = ["app"]
@@ -53,6 +53,7 @@ app.add_typer(repos.app, name="repo")
 app.add_typer(nodes.app, name="node")
 labels.app.command("export-bodies")(nanovdb.export_bodies)
 labels.app.command("fvdb")(nanovdb.fvdb)
+labels.app.command("mesh")(meshes.mesh)
 app.add_typer(labels.app, name="labels")
 app.add_typer(images.app, name="images")
 app.add_typer(neurons.app, name="neurons")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.labelmap import LabelMap
 
 app = typer.Typer(
-    help="Labelmaps: tables of edits, dump, shards, NanoVDB, image stacks, counters of ids, blocks and bodies.",
+    help="Labelmaps: tables of edits, dump, shards, NanoVDB, meshes, image stacks, counters of ids, blocks and bodies.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

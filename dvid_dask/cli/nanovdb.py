@@ -12,7 +12,7 @@ from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_st
 from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
 from dvid_dask.errors import BadRequest
 
-__all__ = ["export_bodies", "fvdb"]
+__all__ = ["export_bodies", "fvdb", "list_of_ids"]
 
 HowValues = Annotated[
     str,
@@ -99,7 +99,7 @@ def export_bodies(
         report = ops.export_bodies(
             at[instance],
             destination,
-            None if bodies is None else _ids(bodies),
+            None if bodies is None else list_of_ids(bodies, "--bodies"),
             min_voxels=min_voxels,
             supervoxels=supervoxels,
             scale=scale,
@@ -110,10 +110,10 @@ def export_bodies(
     say(str(report))
 
 
-def _ids(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def list_of_ids(text: str, option: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """Ids as ``5,7,9``, or the lines of a file."""
     given = Path(text).read_text().split() if Path(text).is_file() else text.split(",")
     try:
         return np.array([int(part) for part in given], np.uint64)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"--bodies {text[:80]!r} is no list of ids, nor a file with one a line") from None
+        raise typer.BadParameter(f"{option} {text[:80]!r} is no list of ids, nor a file with one a line") from None

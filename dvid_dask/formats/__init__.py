@@ -16,6 +16,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `tars`                      tar files as streams, read with suspicion
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `label_cuts`                supervoxels of a label block cut in two, and joined
+`meshes`                    surfaces of labels: marching cubes, simplification, Draco, neuroglancer's meshes
 `contacts`                  faces between the labels of a brick
 `sharding`                  Neuroglancer's sharded files
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64

@@ -15,6 +15,7 @@ from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
 from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
+from dvid_dask.ops.mesh import MeshReport, mesh
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.neurons import import_keyvalue, ingest_annotations, neuron_table, version_changes
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
@@ -36,6 +37,7 @@ __all__ = [
     "IngestPlan",
     "JobFailedError",
     "MaxLabelReport",
+    "MeshReport",
     "Report",
     "ShardsReport",
     "SplitReport",
@@ -60,6 +62,7 @@ __all__ = [
     "ingest",
     "ingest_annotations",
     "ingest_plan",
+    "mesh",
     "neuron_table",
     "open_volume",
     "repair_max_labels",

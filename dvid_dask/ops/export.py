@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import Datatype, Space
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "export", "nanometres"]
 
 _FORMATS = ("zarr", "ome-zarr", "precomputed")
 _EDGE = 256
@@ -337,7 +337,7 @@ def _zarr_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, 
 
 def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str, sharding: Sharding | None) -> dict[str, Any]:
     labels = isinstance(instance, LabelMap)
-    size = [v * 2**scale for v in _nanometres(instance)]
+    size = [v * 2**scale for v in nanometres(instance)]
     meta: dict[str, Any] = {
         "size": list(box.shape[::-1]),
         "voxel_offset": list(box.start[::-1]),
@@ -367,7 +367,8 @@ def _units(instance: Datatype) -> list[str]:
     return [u.rstrip("s") for u in instance.voxel_units]  # type: ignore[attr-defined]
 
 
-def _nanometres(instance: Datatype) -> list[float]:
+def nanometres(instance: Datatype) -> list[float]:
+    """Size of a voxel (z, y, x) in nanometres; a unit that nobody knows counts as that."""
     sizes = instance.voxel_size  # type: ignore[attr-defined]
     return [float(s) * _METRES.get(u, 1.0) for s, u in zip(sizes, _units(instance), strict=True)]
 

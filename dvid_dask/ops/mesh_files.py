@@ -1,0 +1,200 @@
+"""Where meshes go: supervoxels' files, keys of a keyvalue instance, or a folder, in the formats that are read there."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dvid_dask.datatypes.keyvalue import KeyValue
+from dvid_dask.datatypes.tarsupervoxels import TarSupervoxels
+from dvid_dask.errors import Conflict
+from dvid_dask.formats.meshes.files import EXTENSIONS, encode
+from dvid_dask.formats.meshes.mesh import placed, simplified
+from dvid_dask.formats.meshes.multires import encode_multires, multires_info
+
+if TYPE_CHECKING:
+    from dvid_dask.formats.meshes.surfaces import Piece
+
+__all__ = ["FOLDER_FORMATS", "FileWriter", "FolderWriter", "KeyWriter", "MeshWriter", "SupervoxelWriter"]
+
+FOLDER_FORMATS = ("precomputed", "legacy", *EXTENSIONS)
+"""Of meshes in a folder."""
+
+_BATCH = 16 << 20
+_LEVELS = 6  # of a multi-resolution mesh at most
+_FEWEST = 64  # triangles of a level
+_CHUNK = 128  # voxels along a side of the finest fragments
+
+
+@dataclass(frozen=True)
+class MeshWriter(ABC):
+    """Encodes meshes and puts them where they belong; pickled with the tasks.
+
+    Attributes
+    ----------
+    format
+        One of `FOLDER_FORMATS`.
+    voxel_nm
+        Size of a voxel (z, y, x) at the scale of the meshes.
+    keep
+        Fraction of triangles of the finest mesh.
+    """
+
+    format: str
+    voxel_nm: tuple[float, float, float]
+    keep: float
+
+    def write(self, meshes: Iterable[tuple[int, Piece]]) -> tuple[int, int]:
+        """Write the surfaces of labels; returns triangles and bytes."""
+        held: list[tuple[str, bytes]] = []
+        waiting = triangles = total = 0
+        for label, piece in meshes:
+            triangles += len(piece.faces)
+            for name, data in self.files(label, piece):
+                held.append((name, data))
+                waiting += len(data)
+                total += len(data)
+            if waiting > _BATCH:
+                self.put(held)
+                held, waiting = [], 0
+        if held:
+            self.put(held)
+        return triangles, total
+
+    def files(self, label: int, piece: Piece) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the files of a label."""
+        mesh = placed(piece, self.voxel_nm)
+        if self.format == "precomputed":
+            levels = [mesh]
+            while len(levels) < _LEVELS and len(levels[-1].faces) >= 4 * _FEWEST:
+                coarser = simplified(piece, self.keep / 4 ** len(levels), self.voxel_nm)
+                if len(coarser.faces) > 0.6 * len(levels[-1].faces):
+                    break
+                levels.append(placed(coarser, self.voxel_nm))
+            chunk = [_CHUNK * size for size in self.voxel_nm[::-1]]
+            manifest, fragments = encode_multires(levels, chunk, min(self.voxel_nm))
+            # a viewer asks for the manifest first
+            yield str(label), fragments
+            yield f"{label}.index", manifest
+        elif self.format == "legacy":
+            yield f"{label}.ngmesh", encode(mesh, "ngmesh", min(self.voxel_nm))
+            yield f"{label}:0", json.dumps({"fragments": [f"{label}.ngmesh"]}).encode()
+        else:
+            yield f"{label}.{self.format}", encode(mesh, self.format, min(self.voxel_nm))
+
+    def names(self, label: int) -> list[str]:
+        """Names of the files of a label."""
+        if self.format == "precomputed":
+            return [f"{label}.index", str(label)]
+        if self.format == "legacy":
+            return [f"{label}:0", f"{label}.ngmesh"]
+        return [f"{label}.{self.format}"]
+
+    @abstractmethod
+    def put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """Write files, durably, in place of those that are there."""
+
+    @abstractmethod
+    def remove(self, labels: Sequence[int]) -> None:
+        """Remove the files of labels that are no more."""
+
+
+def _label_of(name: str) -> int:
+    return int(name.partition(".")[0])
+
+
+@dataclass(frozen=True)
+class SupervoxelWriter(MeshWriter):
+    """Files of a tarsupervoxels instance, which all versions share."""
+
+    instance: TarSupervoxels
+    who: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """One commit."""
+        self.instance.put_many({_label_of(name): data for name, data in files}, **self.who)
+
+    def remove(self, labels: Sequence[int]) -> None:
+        """Nothing: older versions may still have these supervoxels."""
+
+
+@dataclass(frozen=True)
+class KeyWriter(MeshWriter):
+    """Values of a keyvalue instance at a version."""
+
+    instance: KeyValue
+    who: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """One commit."""
+        self.instance.put_many(files, **self.who)
+
+    def remove(self, labels: Sequence[int]) -> None:
+        """Remove the keys, those that are there."""
+        for label in labels:
+            for name in self.names(label):
+                if self.instance.exists(name):
+                    self.instance.delete(name, **self.who)
+
+
+@dataclass(frozen=True)
+class FolderWriter(MeshWriter):
+    """Files below a URL."""
+
+    url: str
+
+    def _place(self) -> Any:
+        import tensorstore as ts
+
+        return ts.KvStore.open(self.url).result()
+
+    @property
+    def info(self) -> dict[str, Any] | None:
+        """What neuroglancer wants to know of the folder first."""
+        if self.format == "precomputed":
+            return multires_info()
+        return {"@type": "neuroglancer_legacy_mesh"} if self.format == "legacy" else None
+
+    def begin(self) -> None:
+        """Write ``info``.
+
+        Raises
+        ------
+        Conflict
+            There is one that says something else.
+        """
+        info = self.info
+        if info is None:
+            return
+        place = self._place()
+        held = place.read("info").result()
+        if held.state == "value":
+            try:
+                same = json.loads(held.value) == info
+            except ValueError:
+                same = False
+            if not same:
+                raise Conflict(f"{self.url}info is there and of something else: give another folder for the meshes")
+            return
+        place.write("info", json.dumps(info)).result()
+
+    def put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """All at once."""
+        place = self._place()
+        for write in [place.write(name, data) for name, data in files]:
+            write.result()
+
+    def remove(self, labels: Sequence[int]) -> None:
+        """Remove the files, those that are there."""
+        import tensorstore as ts
+
+        place = self._place()
+        for label in labels:
+            for name in self.names(label):
+                place.delete_range(ts.KvStore.KeyRange(name, name + "\0")).result()
+
+
+FileWriter = SupervoxelWriter | KeyWriter | FolderWriter
