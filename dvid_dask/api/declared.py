@@ -12,12 +12,6 @@ _SPLIT = ("split", "split-coarse")
 
 FACES = (
     Face(
-        "labelsz",
-        about="Counts of annotations by label and kind, in order of size.",
-        common=("sync",),
-        planned=("count", "counts", "top", "threshold", "reload"),
-    ),
-    Face(
         "labelarray",
         about="Labels in compressed blocks with a label index.",
         common=("sync", "metadata", "resolution"),

@@ -9,7 +9,6 @@ _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgb
 _DECLARED = (
     "labelarray",
     "labelblk",
-    "labelsz",
     "labelvol",
     "multichan16",
 )
@@ -20,6 +19,7 @@ registry.declare(
         "imagetile": "dvid_dask.datatypes.imagetile",
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",
+        "labelsz": "dvid_dask.datatypes.labelsz",
         "neuronjson": "dvid_dask.datatypes.neuronjson",
         "roi": "dvid_dask.datatypes.roi",
         "tarsupervoxels": "dvid_dask.datatypes.tarsupervoxels",

@@ -18,7 +18,6 @@ from dvid_dask.versions.settings import setting_flag, setting_text
 __all__ = [
     "LabelArray",
     "LabelBlk",
-    "LabelSize",
     "LabelVol",
     "Multichan16",
 ]
@@ -88,29 +87,6 @@ def voxel_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"setting 'voxelunits': {text[:80]!r} is not of the form x,y,z")
         out["VoxelUnits"] = units
     return out
-
-
-@register
-class LabelSize(Datatype):
-    """Counts of annotations by label and kind, in order of size."""
-
-    typename = "labelsz"
-    typeurl = f"{URL}/labelsz"
-
-    # only annotations have something to tell, but DVID lets it follow anything
-    sync_partners = frozenset({"*"})
-
-    @classmethod
-    def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``ROI``: ``name,uuid``."""
-        text = setting_text(config, "roi")
-        if text is not None and text.count(",") != 1:
-            raise BadRequest(f"setting 'roi': {text[:80]!r} is not of the form name,uuid")
-        return {"StaticROI": text or ""}
-
-    def extended(self) -> dict[str, Any]:
-        """The region that counts are limited to."""
-        return {"StaticROI": self.info.settings["StaticROI"]}
 
 
 class Voxels(Datatype):

@@ -35,13 +35,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
+    "KINDS",
     "BlocksWritten",
     "BodiesMerged",
     "BodyCleaved",
@@ -132,6 +133,10 @@ class SupervoxelsMoved:
 # ------------------------------------------------------------------ of an annotation
 
 
+KINDS: Final = ("Unknown", "PostSyn", "PreSyn", "Gap", "Note")
+"""Kinds of elements; a kind's number is its place here."""
+
+
 class FiledPart(NamedTuple):
     """Some elements that bodies gained or lost.
 
@@ -140,7 +145,7 @@ class FiledPart(NamedTuple):
     label
         uint64 (n,): the body of each.
     kind
-        uint8 (n,): a place in `dvid_dask.datatypes.annotation.kinds.KINDS`.
+        uint8 (n,): a place in `KINDS`.
     sign
         int8 (n,): 1 for an element that the body has more, -1 for one that it has less.
     position_zyx
@@ -167,7 +172,7 @@ class ElementsFiled:
     label
         uint64 (n,): a body.
     kind
-        uint8 (n,): a place in `dvid_dask.datatypes.annotation.kinds.KINDS`. Each (body, kind) comes once.
+        uint8 (n,): a place in `KINDS`. Each (body, kind) comes once.
     delta
         int64 (n,): how many elements of this kind it has more than before; not 0.
     parts

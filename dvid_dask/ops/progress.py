@@ -49,6 +49,8 @@ class Progress:
     ----------
     show
         False says nothing; True writes to the terminal, if there is one, or to the notebook.
+    unit
+        A million of what amounts count.
 
     Examples
     --------
@@ -56,8 +58,9 @@ class Progress:
     ...     bar.advance(100)
     """
 
-    def __init__(self, show: bool = True) -> None:
+    def __init__(self, show: bool = True, *, unit: str = "Mvoxel") -> None:
         self.show = show
+        self.unit = unit
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -66,7 +69,7 @@ class Progress:
 
     @contextlib.contextmanager
     def phase(self, title: str, total: int, done: int) -> Iterator[Bar]:
-        """A bar for one phase; amounts are voxels."""
+        """A bar for one phase; amounts are voxels, or what the unit says."""
         if not self.show:
             yield Bar()
         elif _in_notebook():
@@ -84,8 +87,8 @@ class Progress:
             columns = (
                 TextColumn("{task.description:<24}"),
                 BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} Mvoxel"),
-                _rate_column(),
+                TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self.unit}"),
+                _rate_column(self.unit),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -96,7 +99,7 @@ class Progress:
                 yield _RichBar(rich, task)
 
 
-def _rate_column() -> Any:
+def _rate_column(unit: str) -> Any:
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 
@@ -104,6 +107,6 @@ def _rate_column() -> Any:
         def render(self, task: Task) -> Text:
             elapsed = task.finished_time if task.finished else task.elapsed
             done = task.completed - task.fields["before"]
-            return Text(f"{done / elapsed:,.0f} Mvoxel/s" if elapsed and done else "")
+            return Text(f"{done / elapsed:,.1f} {unit}/s" if elapsed and done else "")
 
     return Rate()

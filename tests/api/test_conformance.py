@@ -17,7 +17,7 @@ SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
 AREAS = (
     *("server", "versions", "instances", "keyvalue", "neuronjson", "roi"),
-    *("annotation", "tarsupervoxels"),
+    *("annotation", "labelsz", "tarsupervoxels"),
     *("imageblk", "imagetile", "multichan16"),
 )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["KINDS", "KIND_NUMBER", "RELATIONS", "RELATION_NUMBER"]
+from dvid_dask.datatypes.events import KINDS
 
-KINDS: Final = ("Unknown", "PostSyn", "PreSyn", "Gap", "Note")
-"""Kinds of elements; a kind's number is its place here."""
+__all__ = ["KINDS", "KIND_NUMBER", "RELATIONS", "RELATION_NUMBER"]
 
 RELATIONS: Final = ("UnknownRelationship", "PostSynTo", "PreSynTo", "ConvergentTo", "GroupedWith")
 """Kinds of relationships; a number is a place here."""
