@@ -18,7 +18,7 @@ from dvid_dask.errors import BadRequest, Conflict, DvidError, Forbidden, Unknown
 from dvid_dask.versions import counters
 from dvid_dask.versions.blobs import TREE as BLOBS
 from dvid_dask.versions.blobs import Blobs
-from dvid_dask.versions.counters import FIRST_MUTATION, Counter, MutationIds
+from dvid_dask.versions.counters import FIRST_MUTATION, Counter, MutationIds, NumberSource
 from dvid_dask.versions.feed import WAITING, Feed, Message, Watcher
 from dvid_dask.versions.meta import MetaChange, MetaTree
 from dvid_dask.versions.records import NodeRecord, RepoRecord, is_hex_uuid, new_uuid, now
@@ -134,6 +134,7 @@ class Datastore:
         self._trees: OrderedDict[str, Tree] = OrderedDict()
         self._lock = threading.RLock()
         self._mutation_ids: dict[int, MutationIds] = {}
+        self._numbers: dict[tuple[int, str], NumberSource] = {}
         self._blobs: Blobs | None = None
         self.sealer = Sealer(self, compact)
         #: who is told of mutations; see `watch`
@@ -155,8 +156,12 @@ class Datastore:
 
     def close(self) -> None:
         """Deliver what watchers wait for, and finish the compaction that runs. Those that wait are dropped: they can be
-        run again by `compact`.
+        run again by `compact`. Numbers that were reserved and not used go back.
         """
+        with self._lock:
+            sources = list(self._numbers.values())
+        for source in sources:
+            source.give_back()
         self.feed.close()
         self.sealer.close()
 
@@ -373,6 +378,15 @@ class Datastore:
     def counter(self, rid: int, name: str, start: int = 0) -> Counter:
         """A durable counter of a repository."""
         return Counter(self.tree(counters.TREE), f"{rid:08x}/{name}".encode(), start)
+
+    def numbers(self, rid: int, name: str, start: int = 0) -> NumberSource:
+        """A source of numbers of a repository, from which this process hands out what it has reserved."""
+        with self._lock:
+            found = self._numbers.get((rid, name))
+            if found is None:
+                key = f"{rid:08x}/{name}".encode()
+                found = self._numbers[rid, name] = NumberSource(self.tree(counters.TREE), key, start)
+            return found
 
     def mutation_ids(self, rid: int) -> MutationIds:
         """The source of mutation ids of a repository."""

@@ -9,7 +9,7 @@ import msgspec
 
 from dvid_dask.errors import BadRequest, Conflict, LockedVersion, UnknownInstance, UnknownVersion, did_you_mean
 from dvid_dask.versions import registry
-from dvid_dask.versions.counters import Counter
+from dvid_dask.versions.counters import Counter, NumberSource
 from dvid_dask.versions.datastore import check_passcode, unversioned_tree
 from dvid_dask.versions.meta import MetaChange, instance_key
 from dvid_dask.versions.records import InstanceInfo, RepoRecord, new_uuid, now, rfc3339
@@ -269,6 +269,19 @@ class Repo:
         (1, 11, 12)
         """
         return self.datastore.counter(self.id, name, start)
+
+    def numbers(self, name: str, start: int = 0) -> NumberSource:
+        """Numbers of this repository, as `counter`, for who draws often: this process reserves some ahead.
+
+        Examples
+        --------
+        >>> import dvid_dask
+        >>> repo = dvid_dask.create("memory://").new_repo()
+        >>> labels = repo.numbers("label-of-something", start=1)
+        >>> labels.allocate(10), labels.allocate(), labels.value, labels.allocate(above=20)
+        (1, 11, 12, 21)
+        """
+        return self.datastore.numbers(self.id, name, start)
 
     def next_mutation_id(self) -> int:
         """An id that no other mutation of this repository has or will have."""

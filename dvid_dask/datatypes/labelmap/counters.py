@@ -1,4 +1,4 @@
-"""Which ids are new: counters of the whole repository, drawn from durably before the commit that uses the ids.
+"""Which ids are new: counters of the whole repository, reserved durably before the commit that uses the ids.
 
 ==================  =================================================================================
 ``label-UUID``      the id after the largest ever written or handed out
@@ -6,7 +6,9 @@
 ``ceiling-UUID``    0, or the last id of that range
 ==================  =================================================================================
 
-UUID is the instance's data UUID. Ids are never handed out twice, whatever crashes; some may be skipped.
+UUID is the instance's data UUID. Ids are never handed out twice, whatever crashes; some may be skipped. A process that
+draws often reserves some ahead, so ids of several processes are interleaved; but each is larger than all labels of the
+version it is drawn for.
 """
 
 from __future__ import annotations
@@ -28,27 +30,37 @@ class NextLabels:
     """The label counters of one instance in all versions of its repository."""
 
     def __init__(self, repo: Repo, data_uuid: str) -> None:
-        self._labels = repo.counter(f"label-{data_uuid}", start=1)
-        self._chosen = repo.counter(f"nextlabel-{data_uuid}", start=0)
+        self._labels = repo.numbers(f"label-{data_uuid}", start=1)
+        self._chosen = repo.numbers(f"nextlabel-{data_uuid}", start=0)
         self._ceiling = repo.counter(f"ceiling-{data_uuid}", start=0)
 
     @property
     def largest(self) -> int:
-        """The largest id written or handed out in any version, not counting a chosen range."""
-        return self._labels.value - 1
+        """The largest id written or handed out in any version, not counting a chosen range.
+
+        Ids that another process has reserved count as handed out.
+        """
+        return self._labels.unused - 1
 
     @property
     def chosen(self) -> int:
         """The last id used up of a chosen range; 0 where none was chosen."""
-        return max(0, self._chosen.value - 1)
+        return max(0, self._chosen.unused - 1)
 
     @property
     def next(self) -> int:
-        """The id that would be handed out next."""
+        """The id that this process would hand out next."""
         return self._chosen.value or self._labels.value
 
-    def allocate(self, n: int = 1) -> tuple[int, int]:
+    def allocate(self, n: int = 1, *, above: int = 0) -> tuple[int, int]:
         """Hand out `n` consecutive ids; first and last.
+
+        Parameters
+        ----------
+        n
+            How many.
+        above
+            The largest label of the version they are for: they are larger, unless they come from a chosen range.
 
         Raises
         ------
@@ -57,19 +69,20 @@ class NextLabels:
         """
         if n < 1:
             raise BadRequest(f"{n} ids were asked for; at least 1 is possible")
-        counter = self._chosen if self._chosen.value else self._labels
-        self._check(counter.value, n, counter is self._chosen)
-        first = counter.allocate(n)
-        self._check(first, n, counter is self._chosen)  # somebody else may have drawn meanwhile
+        at = self._chosen.value
+        if not at:
+            at = max(self._labels.value, above + 1)
+            if at + n > RESERVED:
+                raise BadRequest(f"{n} ids from {at} on would reach the reserved id {RESERVED}")
+            first = self._labels.allocate(n, above=above, limit=RESERVED)
+            return first, first + n - 1
+        ceiling = self._ceiling.value
+        if at + n > RESERVED:
+            raise BadRequest(f"{n} ids from {at} on would reach the reserved id {RESERVED}")
+        if ceiling and at + n > ceiling + 1:
+            raise BadRequest(f"{n} ids from {at} on would pass the ceiling of {ceiling}")
+        first = self._chosen.allocate(n, limit=min(RESERVED, ceiling + 1) if ceiling else RESERVED)
         return first, first + n - 1
-
-    def _check(self, first: int, n: int, chosen: bool) -> None:
-        last = first + n - 1
-        if last >= RESERVED:
-            raise BadRequest(f"{n} ids from {first} on would reach the reserved id {RESERVED}")
-        ceiling = self._ceiling.value if chosen else 0
-        if ceiling and last > ceiling:
-            raise BadRequest(f"{n} ids from {first} on would pass the ceiling of {ceiling}")
 
     def raise_to(self, label: int) -> None:
         """No id up to `label` will be handed out from now on."""

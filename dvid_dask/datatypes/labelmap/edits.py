@@ -108,31 +108,21 @@ def check_cleave(space: AnySpace, body: int, supervoxels: NDArray[np.uint64]) ->
     return Cleaved(moved, header.voxels - moved)
 
 
-def cleave(
-    space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp
-) -> tuple[Cleaved, list[Step]]:
-    """Make supervoxels of a body a body of their own; returns also the steps that take it back.
+def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uint64], stamp: Stamp) -> list[Step]:
+    """Make supervoxels of a body a body of their own; returns the steps that take it back.
 
     Parameters
     ----------
     new_body
-        An id that was never used.
+        An id that isn't `used` in this space.
     supervoxels
-        Some of the body's, each once.
-
-    Raises
-    ------
-    BadRequest
-        As `check_cleave`.
+        Some of the body's, each once, that `check_cleave` has passed in this space.
     """
-    if used(space, [new_body])[0]:
-        raise BadRequest(f"label {new_body} is in use, so it can't be the id of a new body")
-    done = check_cleave(space, body, supervoxels)
     move_rows(space, body, new_body, supervoxels, stamp)
     had, _ = set_mapping(space, supervoxels, new_body)
     set_mapping(space, [new_body], 0)
     raise_max_label(space, new_body)
-    return done, [Move(new_body, body, as_ids(supervoxels), had.tobytes(), whole=True, fresh=False)]
+    return [Move(new_body, body, as_ids(supervoxels), had.tobytes(), whole=True, fresh=False)]
 
 
 def move_rows(

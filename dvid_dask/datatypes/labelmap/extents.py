@@ -68,8 +68,11 @@ def grow_extents(space: TxSpace, extents: Extents) -> None:
 
 def max_label(space: AnySpace) -> int:
     """The largest label of this version, 0 if there is none. Versions start with their parent's."""
-    values = space.get_many([keys.max_label(slot) for slot in range(keys.MAX_LABEL_SLOTS)])
-    return max((int.from_bytes(v, "big") for v in values if v is not None), default=0)
+    return max(space.decoded("number", [keys.max_label(slot) for slot in range(keys.MAX_LABEL_SLOTS)], _number))
+
+
+def _number(_: bytes, value: bytes | None) -> tuple[int, int]:
+    return (0 if value is None else int.from_bytes(value, "big")), 32
 
 
 def raise_max_label(space: TxSpace, label: int, slot: int | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import edits, events
+from dvid_dask.datatypes.labelmap import edits, events, extents
 from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
@@ -70,13 +70,19 @@ class Editing(Bodies):
         svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
         if not len(svs):
             raise BadRequest("a cleave takes at least one supervoxel")
-        view = self.view(0)
-        edits.check_cleave(view, body, svs)  # before an id is drawn: it would be gone
-        new_body = int(self._unused_labels(view)[0])
-        moved = self._told(svs)
+        moved: dict[str, Any] = {}
+        drawn: list[int] = []
 
         def change(m: Mutation, space: TxSpace) -> tuple[int, int]:
-            done, back = edits.cleave(space, body, new_body, svs, self._stamp(m))
+            done = edits.check_cleave(space, body, svs)
+            if not moved:
+                moved.update(self._told(svs))
+            # drawn late: a cleave that is refused takes no id, and one that is tried again keeps its own
+            if not drawn or edits.used(space, drawn)[0]:
+                # by a view: what it looks at must not make two cleaves run again for each other
+                drawn[:] = self._unused_labels(self.view()).tolist()
+            new_body = drawn[0]
+            back = edits.cleave(space, body, new_body, svs, self._stamp(m))
             m.keep_undo(self, "cleave", encode_steps(back))
             self._log(
                 m,
@@ -102,8 +108,9 @@ class Editing(Bodies):
     def _unused_labels(self, view: Space, n: int = 1) -> NDArray[np.uint64]:
         """The next labels; those in use are skipped: administrators may have chosen a range with such labels."""
         found = np.empty(0, np.uint64)
+        largest = extents.max_label(view)
         for _ in range(_DRAWS):
-            first, last = self.next_labels.allocate(n - len(found))
+            first, last = self.next_labels.allocate(n - len(found), above=largest)
             drawn = np.uint64(first) + np.arange(last - first + 1, dtype=np.uint64)
             found = np.concatenate([found, drawn[~edits.used(view, drawn)]])
             if len(found) == n:

@@ -183,7 +183,7 @@ class Instance(Datatype):
             If `n` is not positive or the ids run out.
         """
         self.check_open(force)
-        first, last = self.next_labels.allocate(n)
+        first, last = self.next_labels.allocate(n, above=self.max_label())
 
         def change(m: Mutation, space: TxSpace) -> None:
             extents.raise_max_label(space, last)
