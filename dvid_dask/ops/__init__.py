@@ -18,6 +18,8 @@ from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.mesh import MeshReport, mesh
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.neurons import import_keyvalue, ingest_annotations, neuron_table, version_changes
+from dvid_dask.ops.partition import Brick, WorkList, map_partition, partition
+from dvid_dask.ops.regions import label_array, region_of
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
 from dvid_dask.ops.split_by import SplitReport, split_by
@@ -25,6 +27,12 @@ from dvid_dask.ops.statistics import body_statistics, sparse_volumes
 from dvid_dask.ops.tiles import TilesReport, generate_tiles
 
 __all__ = [
+    "region_of",
+    "label_array",
+    "partition",
+    "map_partition",
+    "WorkList",
+    "Brick",
     "AgglomerateReport",
     "BodiesReport",
     "Box",

@@ -335,6 +335,20 @@ class Region:
     def __ge__(self, other: Region) -> bool:
         return not other - self
 
+    def clipped(self, start: Sequence[int], stop: Sequence[int]) -> Region:
+        """The blocks of the region from `start` to before `stop` (z, y, x, in blocks).
+
+        Examples
+        --------
+        >>> Region([[0, 0, 0, 9], [5, 0, 0, 9]], (64, 64, 64)).clipped((0, 0, 7), (2, 2, 20)).spans.tolist()
+        [[0, 0, 7, 9]]
+        """
+        part = self._layers(int(start[0]), int(stop[0]) - 1)
+        part = part[(part[:, 1] >= start[1]) & (part[:, 1] < stop[1])].copy()
+        part[:, 2] = np.maximum(part[:, 2], start[2])
+        part[:, 3] = np.minimum(part[:, 3], stop[2] - 1)
+        return self._with(part[part[:, 2] <= part[:, 3]])
+
     def isdisjoint(self, other: Region) -> bool:
         """Whether no block is in both."""
         return not self & other
