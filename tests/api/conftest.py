@@ -49,7 +49,9 @@ def make_client():
                 datastore = held.enter_context(dvid_dask.create("memory://", compact="never"))
             config = ServerConfig(**{"admin_token": TOKEN, **settings})
             # answers with errors are what many tests are about; a redirect is an answer
-            return Client(create_app(datastore, config), raise_server_exceptions=True, follow_redirects=False)
+            client = Client(create_app(datastore, config), raise_server_exceptions=True, follow_redirects=False)
+            client.datastore = datastore
+            return client
 
         yield make
 

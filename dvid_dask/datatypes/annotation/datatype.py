@@ -535,11 +535,12 @@ class Annotation(Datatype):
                     return -1
                 filing = Filing(m, space, self.source, wanted.shape)
                 n = self._renew_given(m, space, filing)
-                if check:
-                    n += self._check(m, space, filing)
-                if filing.tally:
+                wrong = self._check(space, filing) if check else 0
+                if wrong:  # what followers derived from wrong lists may be anything
+                    m.publish(self, ListsReplaced(m.id))
+                elif filing.tally:
                     m.publish(self, filing.tally.event(m.id))
-                return n
+                return n + wrong
 
             return self.mutate(change, user=user, app=app, force=force)
 
@@ -565,7 +566,7 @@ class Annotation(Datatype):
             reload.renew_given(space, filing, self._state(space).shape, blocks, body)
         return len(given)
 
-    def _check(self, m: Mutation, space: TxSpace, filing: Filing) -> int:
+    def _check(self, space: TxSpace, filing: Filing) -> int:
         elements = reload.all_elements(space)
         bodies, supervoxels = filing.located(elements.zyx)
         followed = self.source is not None
@@ -576,11 +577,8 @@ class Annotation(Datatype):
         for key in wrong:
             if key.startswith(keys.LABEL):
                 body = keys.label_of(key)
-                for old in filing.labels.scan(body):
-                    filing.tally.add(body, old, -1)
-                mine = elements[bodies == np.uint64(body)]
-                filing.labels.replace(body, mine.listed(supervoxels[bodies == np.uint64(body)]), given=False)
-                filing.tally.add(body, mine, 1)
+                mine = bodies == np.uint64(body)
+                filing.labels.replace(body, elements[mine].listed(supervoxels[mine]), given=False)
             else:
                 names.setdefault(keys.tag_of(key), len(names))
         if names:

@@ -273,12 +273,16 @@ class Lists:
             raise TypeError("these lists are open for reading; changes need the space of a transaction")
         return space  # type: ignore[return-value]
 
-    def put(self, name: int | str, record: Record) -> None:
-        """Store a list; an empty one is removed."""
+    def put(self, name: int | str, record: Record, *, compact: bool = False) -> None:
+        """Store a list; an empty one is removed. What it holds too many of itself goes to pages.
+
+        With `compact` that takes small pages along, which are deleted. Where lists were joined or cut, somebody may
+        still want to read them.
+        """
         key = self._key_of(name)  # type: ignore[arg-type]
         tx = self._tx
         if len(record.inline) > INLINE:
-            record = self._paged(record)
+            record = self._paged(record, compact)
         if len(record) or record.given:
             tx.put(key, record.encode())
         else:
@@ -293,11 +297,10 @@ class Lists:
         elif tx.get(key) is not None:
             tx.delete(key)
 
-    def _paged(self, record: Record) -> Record:
-        """With its own elements in pages, together with those of a few small pages."""
+    def _paged(self, record: Record, compact: bool) -> Record:
+        """With its own elements in pages; with `compact` together with those of a few small pages."""
         directory, inline = record.directory, [record.inline]
-        sizes = directory.sizes
-        small = np.flatnonzero((sizes < PAGE // 2) & ~directory.uncertain)[:_COMPACT]
+        small = np.flatnonzero((directory.sizes < PAGE // 2) & ~directory.uncertain)[: _COMPACT if compact else 0]
         if len(small):
             chosen = directory[small]
             inline += [page for _, page in self._pages(chosen)]
@@ -350,7 +353,8 @@ class Lists:
             after, more = self._without(after, add.zyx, add.key, anywhere=True)
             gone = Elements.join([gone, more])
         if len(gone) or len(add):
-            self.put(name, Record(after.directory, Elements.join([after.inline, add]), after.given))
+            joined = Record(after.directory, Elements.join([after.inline, add]), after.given)
+            self.put(name, joined, compact=True)
         return gone
 
     def _without(

@@ -1,6 +1,6 @@
 """Merging versions that both changed a list, a block or a page: position by position, over what both began with.
 
-An element that one side added, changed or removed since is as that side has it. Where both changed it, the side that
+An element that one side added, changed or removed since is as that side has it. Where both changed it, a side that
 still has it counts, of two the first.
 """
 
@@ -25,19 +25,13 @@ def merged_elements(base: Elements, sides: Sequence[Elements]) -> Elements:
     """Elements of several sides, three-way over the base."""
     merged = base
     for side in sides:
-        changed = _changed(base, side)
-        gone = find(side.zyx, base.zyx) < 0
-        come = side[changed]
+        come = side[_changed(base, side)]
+        gone = base.zyx[find(side.zyx, base.zyx) < 0]
         # what an earlier side changed too stays as that has it
-        mine = find(base.zyx, merged.zyx)
-        touched = np.ones(len(merged), np.bool_)
-        there = mine >= 0
-        touched[there] = ~_equal(base[mine[there]], merged[there]) | (base.key[mine[there]] != merged.key[there])
-        at = find(merged.zyx, come.zyx)
-        fresh = (at < 0) | ~touched[at]
-        removed = find(base.zyx[gone], merged.zyx) >= 0
-        stay = ~(removed & ~touched) & (find(come.zyx[fresh], merged.zyx) < 0)
-        merged = Elements.join([merged[stay], come[fresh]])
+        own = merged.zyx[_changed(base, merged)]
+        come = come[find(own, come.zyx) < 0]
+        away = (find(gone, merged.zyx) >= 0) & (find(own, merged.zyx) < 0)
+        merged = Elements.join([merged[~away & (find(come.zyx, merged.zyx) < 0)], come])
     return merged
 
 

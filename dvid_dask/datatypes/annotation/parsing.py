@@ -18,7 +18,17 @@ from dvid_dask.datatypes.annotation.elements import NO_PROP, NO_TAGS, NULL, Elem
 from dvid_dask.datatypes.annotation.kinds import KIND_NUMBER, KINDS, RELATION_NUMBER, RELATIONS
 from dvid_dask.errors import BadRequest
 
-__all__ = ["Element", "Relation", "elements_of", "listed_json", "parse", "parse_blocks", "parse_label_lists", "to_json"]
+__all__ = [
+    "Element",
+    "Relation",
+    "element_of",
+    "elements_of",
+    "listed_json",
+    "parse",
+    "parse_blocks",
+    "parse_label_lists",
+    "to_json",
+]
 
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 Point = tuple[Int32, Int32, Int32]
@@ -93,12 +103,13 @@ def _decoded(part: bytes, first: int) -> list[Element]:
         pass
     try:
         loose = msgspec.json.decode(part, type=list[dict[str, Any] | None])
-        return [_element(fields, first + i) for i, fields in enumerate(loose)]
+        return [element_of(fields, first + i) for i, fields in enumerate(loose)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is no list of elements: {error}") from None
 
 
-def _element(fields: Mapping[str, Any] | None, place: int) -> Element:
+def element_of(fields: Mapping[str, Any] | None, place: int) -> Element:
+    """An element from JSON that is decoded already; `place` is for what is said of a bad one."""
     known = {"pos": "Pos", "kind": "Kind", "tags": "Tags", "prop": "Prop", "rels": "Rels"}
     given = _folded(fields or {}, known)
     if "Pos" in given:
@@ -133,7 +144,7 @@ def _folded(fields: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, An
 def _point(given: Any) -> Any:
     if given is None:
         return (0, 0, 0)
-    if isinstance(given, list):
+    if isinstance(given, (list, tuple)):
         return tuple(0 if v is None else v for v in (*given, 0, 0, 0)[:3])
     return given
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dvid_dask.datatypes.annotation.elements import NULL, Elements, Texts
 from dvid_dask.datatypes.annotation.kinds import KIND_NUMBER, KINDS, RELATION_NUMBER, RELATIONS
-from dvid_dask.datatypes.annotation.parsing import MAX_TAG, parse
+from dvid_dask.datatypes.annotation.parsing import MAX_TAG, element_of, elements_of
 from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def from_rows(given: Any) -> Elements:
     if hasattr(given, "columns") and hasattr(given, "to_dict"):
         return _of_frame(given)
     if isinstance(given, Sequence) and all(isinstance(row, Mapping) for row in given):
-        try:
-            return parse(_dumps(given))
-        except (TypeError, msgspec.EncodeError) as error:
-            raise BadRequest(f"elements can't be written as JSON: {error}") from None
+        return elements_of([element_of(row, place) for place, row in enumerate(given)])
     raise BadRequest(f"elements come as columns, a dataframe or a list of dicts, not as {type(given).__name__}")
 
 

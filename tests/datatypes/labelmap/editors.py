@@ -48,9 +48,27 @@ def prepare(url):
         version = ds.new_repo("fly")["master"]
         seg = version.repo.new_instance("labelmap", "seg", GRID.settings)
         seg.write(initial(), GRID.offset)
+        annotate_first(version)
         model = Model(GRID, Counter(), uuid=version.uuid)
         model.write((0, 0, 0), initial())
         return model
+
+
+def annotate_first(version):
+    """Elements over all of the volume, filed under the bodies of its segmentation."""
+    annotation = version.repo.new_instance("annotation", "synapses")
+    annotation.set_syncs(["seg"])
+    rng = random.Random(0)
+    annotation.add([named_element(position(rng), "first") for _ in range(300)])
+
+
+def position(rng):
+    """A voxel (x, y, z) of the grid."""
+    return [o + rng.randrange(n) for o, n in zip(GRID.offset[::-1], GRID.shape[::-1], strict=True)]
+
+
+def named_element(pos, name):
+    return {"Pos": pos, "Kind": "PreSyn", "Tags": ["all"], "Prop": {"name": name}}
 
 
 def written(seed, n):
@@ -151,6 +169,27 @@ def allocate(seg, rng, mine):
     return {"first": first, "last": last}
 
 
+def annotate(seg, rng, mine):
+    """Add an element, move one or delete one; says what is then at the positions that changed."""
+    annotation = seg.version["synapses"]
+    at, name = position(rng), f"{mine['seed']}-{mine['turn']}"
+    held = mine.setdefault("elements", [])
+    if len(held) < 3 or rng.random() < 0.4:
+        annotation.add([named_element(at, name)])
+        held.append(at)
+        return {"elements": [[at, name]]}
+    start = held.pop(rng.randrange(len(held)))
+    if start in held:  # it was put there twice
+        return allocate(seg, rng, mine)
+    if rng.random() < 0.5:
+        annotation.delete([start[::-1]])
+        return {"elements": [[start, None]]}
+    (name,) = (e["name"] for e in annotation.elements(start[::-1], (1, 1, 1))["prop"])
+    annotation.move(start[::-1], at[::-1])
+    held.append(at)
+    return {"elements": [[start, None], [at, name]] if start != at else [[at, name]]}
+
+
 def branch(seg, rng, mine):
     """Go on in a child of this version."""
     seg.version.commit()
@@ -158,7 +197,9 @@ def branch(seg, rng, mine):
     return {"uuid": mine["child"].uuid, "max": mine["child"]["seg"].max_label()}
 
 
-KINDS = {f.__name__: f for f in (merge, cleave, renumber, split_supervoxel, split, undo, write, allocate, branch)}
+KINDS = {
+    f.__name__: f for f in (merge, cleave, renumber, split_supervoxel, split, undo, write, annotate, allocate, branch)
+}
 
 
 def work(url, root, *, seed, kinds, svs=SUPERVOXELS, place=0, times=None, name="seg", lenient=True):
@@ -195,8 +236,9 @@ def warm_up():
 
     seg = dvid_dask.create("memory://").new_repo("fly").new_instance("labelmap", "seg", GRID.settings)
     seg.write(initial(), GRID.offset)
-    for edit in (merge, cleave, renumber, split_supervoxel, split, undo, write):
-        edit(seg, random.Random(0), {"svs": SUPERVOXELS, "seed": 0, "place": 0})
+    annotate_first(seg.version)
+    for edit in (merge, cleave, renumber, split_supervoxel, split, undo, write, annotate):
+        edit(seg, random.Random(0), {"svs": SUPERVOXELS, "seed": 0, "place": 0, "turn": 0})
 
 
 def say(*words):

@@ -31,6 +31,7 @@ class Victims:
         self.root = self.model.uuid
         self.next = Editor()
         self.edits = 0
+        self.elements = {}  # position -> name, as acknowledged
 
     def __enter__(self):
         return self
@@ -55,6 +56,7 @@ class Victims:
             assert not ds.store.fsck().errors
             for version in ds[self.root].repo.versions.values():
                 assert list(version["seg"].verify()) == []
+                assert list(version["synapses"].disagreements()) == []
             done = [words for words in said if words[0] == "done"]
             edits = [(uuid, what) for _, _, uuid, what in done if "MutationID" in what]
             self.edits += len(done)
@@ -69,6 +71,7 @@ class Victims:
             if any("undo" in what for _, what in edits) or any(words[:2] == ["begin", "undo"] for words in said):
                 self.adopt(seg)
             self.settle_voxels(seg, done, said, seed)
+            self.settle_elements(path[-1]["synapses"], done, said)
             self.model.ids.next = max(self.model.ids.next, seg.next_labels.next)
             handed_out = [what["last"] for _, _, _, what in done if "last" in what]
             assert seg.next_labels.next > max([*handed_out, seg.max_label()])
@@ -134,6 +137,23 @@ class Victims:
         if found is not before:
             self.model.write(start, found)
 
+    def settle_elements(self, annotation, done, said):
+        """Elements are as the last acknowledged edit left them; one more edit may have come through, as a whole."""
+        table = annotation.elements()
+        there = {(x, y, z): p["name"] for z, y, x, p in zip(*(table[c] for c in ("z", "y", "x", "prop")), strict=True)}
+        there = {at: name for at, name in there.items() if name != "first" or at in self.elements}
+        for _, _, _, what in done:
+            for at, name in what.get("elements", ()):
+                self.elements[tuple(at)] = name
+        expected = {at: name for at, name in self.elements.items() if name is not None}
+        lost, new = expected.items() - there.items(), there.items() - expected.items()
+        assert len(lost) <= 2
+        assert len(new) <= 1
+        if said[-1][0] != "begin":
+            assert not lost
+            assert not new
+        self.elements = there
+
 
 ROUNDS = [
     ["merge"],
@@ -144,6 +164,8 @@ ROUNDS = [
     ["write"],
     ["branch", *EDITS],
     ["undo"],
+    ["annotate"],
+    ["annotate", *EDITS, "write"],
     [*KINDS],
 ]
 
