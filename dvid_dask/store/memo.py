@@ -75,6 +75,13 @@ class Memo:
             if self._used > self._room:
                 self._old, self._young, self._used = self._young, {}, 0
 
+    def changed_since(self, epoch: int) -> list[bytes] | None:
+        """Keys whose values may differ between the state of this epoch and later ones; None: nobody knows."""
+        with self._lock:
+            if self._all_changed > epoch:
+                return None
+            return [key for key, at in self._changed.items() if at > epoch]
+
     def _same(self, key: bytes, one: int, other: int) -> bool:
         """Whether a key has the same value in the states of two epochs."""
         earlier = min(one, other)

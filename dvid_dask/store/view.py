@@ -166,6 +166,16 @@ class View:
             found[i] = (made,)
         return [held[0] for held in found if held is not None]
 
+    def changed_since(self, other: View) -> list[bytes] | None:
+        """Return the keys whose values may differ from those in another state, and maybe some more, in no order.
+
+        Known without a look at the store where all commits between both states were this process's, to this tree.
+        None: nobody knows; compare the states (`Store.diff`).
+        """
+        if self._memo is not other._memo or (self._tree, self._where) != (other._tree, other._where):
+            return None
+        return self._memo.changed_since(min(self._epoch, other._epoch))
+
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Iterate over the keys from `start` to before `stop` in order, in bounded memory."""
         low, high = bounds(start, stop)

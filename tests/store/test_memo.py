@@ -57,6 +57,22 @@ def test_a_commit_of_this_process_forgets_what_it_changed_and_nothing_else(tree)
     assert decode.read(third)[0] == [b"3", None, b"1"]
 
 
+def test_what_this_process_changed_is_known(tree, local):
+    first = tree.view()
+    assert first.changed_since(first) == []
+    tree.update(lambda tx: tx.put(b"a", b"3"))
+    tree.update(lambda tx: (tx.put(b"c", b"3"), tx.delete(b"b")))
+    second = tree.view()
+    assert sorted(second.changed_since(first)) == sorted(first.changed_since(second)) == [b"a", b"b", b"c"]
+    tree.update(lambda tx: tx.put(b"a", b"4"))
+    assert b"a" in tree.view().changed_since(second)
+    assert {c.key for c in local.diff(first, tree.view())} <= set(tree.view().changed_since(first))
+    tree.update(lambda tx: tx.delete_range(b"a", b"b"))
+    assert tree.view().changed_since(second) is None
+    other = local.branch("a", "b").view()
+    assert other.changed_since(tree.view()) is None
+
+
 def test_deleted_ranges_are_noticed(tree):
     decode = Decoder()
     decode.read(tree.view())

@@ -23,7 +23,6 @@ from .record import is_stamp, plain_part, stamps_part
 __all__ = ["Column", "Rows", "Shapes"]
 
 ABSENT: Final = 0
-_NULL: Final = b"null"
 #: Bytes that a distinct value takes beside its text: its place in tables, and the text's own header.
 _ENTRY: Final = 250
 _PART: Final = 8192
@@ -110,10 +109,9 @@ class Values:
         """Which codes meet a demand."""
         out = np.zeros(len(self.texts), bool)
         if isinstance(demand, Exists):
+            # null is never stored: it removes a field
             out[:] = demand.there
-            for code in (ABSENT, self._code_of.get(_NULL)):
-                if code is not None:
-                    out[code] = not demand.there
+            out[ABSENT] = not demand.there
             return out
         self._index()
         _mark(out, demand.numbers, self._numbers)

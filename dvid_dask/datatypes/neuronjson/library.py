@@ -240,9 +240,14 @@ class Library:
         name = next((tree for tree in trees if tree in by_tree), next(reversed(by_tree)))
         before, table = by_tree[name]
         prefix = space.prefix + NEURON
+        known = space.view.changed_since(before.view)
         try:
-            changes = store.diff(before.view, space.view, prefix, prefix_end(prefix), compare_values=False)
-            return _derive(table, space, (change.key[len(space.prefix) :] for change in changes))
+            if known is not None:
+                keys = iter(sorted(key for key in known if key.startswith(prefix)))
+            else:
+                changes = store.diff(before.view, space.view, prefix, prefix_end(prefix), compare_values=False)
+                keys = (change.key for change in changes)
+            return _derive(table, space, (key[len(prefix) - 1 :] for key in keys))
         except StoreError:
             # gc has swept nodes of a state that nobody can ask for any more
             self._held.clear()
