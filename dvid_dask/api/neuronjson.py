@@ -6,13 +6,15 @@ import re
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from dvid_dask.datatypes.neuronjson import Selection
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import dvid_pb2 as pb
 
 from .face import Call, Face, decode_json
 from .keyed import json_array, json_list, json_object, parse_protobuf, protobuf, tar, wanted_form
-from .responses import Response, empty, json, not_found, octets, stream
+from .responses import Response, empty, encode_json, json, not_found, octets, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +28,7 @@ face = Face(
     Each field that is set gets two stamps, ``<field>_user`` and ``<field>_time``. Answers hold them where asked with
     ``?show=user``, ``time`` or ``all``. ``?fields=a,b,c`` limits answers to these fields and ``bodyid``.
     """,
-    common=("tags",),
+    common=("tags", "mutations"),
 )
 
 _MAX_QUERY = 64 << 20
@@ -241,6 +243,40 @@ def get_query(call: Call) -> Response:
 def post_query(call: Call) -> Response:
     """As GET; also at committed versions."""
     return get_query(call)
+
+
+@face.get("arrow", head=False)
+def get_arrow(call: Call) -> Response:
+    """Annotations as a table: a stream of Arrow's, ``pyarrow.ipc.open_stream(answer).read_all()``.
+
+    All of them, or those that the JSON query in the body finds. ``?fields`` are the columns beside ``bodyid``.
+    """
+    data = call.body.all(_MAX_QUERY)
+    selection = _selection(call)
+    table = call.instance.arrow_at(call.instance.view(), selection, decode_json(data) if data else None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return octets(memoryview(sink.getvalue()), "application/vnd.apache.arrow.stream")
+
+
+# ---------------------------------------------------------------------- versions
+
+
+@face.get("history", args="/<body id>", head=False)
+def get_history(call: Call) -> Response:
+    """Who changed which field of a body's annotation when: a JSON list, oldest first, along the first parents.
+
+    Its objects are ``{"body", "field", "old", "new", "user", "time", "version"}``; a value that isn't there is null.
+    """
+    return json(call.instance.changes_of(_body_id(call.arg(0, "a body id"))))
+
+
+@face.get("changes", args="/<version>", head=False)
+def get_changes(call: Call) -> Response:
+    """What changed from another version to this one, field by field, in order of the body ids; as ``history``."""
+    since = call.repo[call.arg(0, "a version")]
+    return stream(json_array(map(encode_json, call.instance.changes(since))), "application/json")
 
 
 # ---------------------------------------------------------------------- batches

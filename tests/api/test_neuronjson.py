@@ -5,6 +5,7 @@ import json
 import tarfile
 from io import BytesIO
 
+import pyarrow as pa
 import pytest
 
 from dvid_dask.formats import dvid_pb2 as pb
@@ -146,6 +147,39 @@ def test_older_versions_answer_all(client, repo, filled):
     assert client.request("GET", f"{url}/query?onlyid=true", json={"type": "forced"}).json() == [20]
 
 
+def test_tables(client, filled):
+    read = lambda answer: pa.ipc.open_stream(answer.content).read_all().to_pydict()  # noqa: E731
+    answer = client.get(f"{filled}/arrow?fields=size,type")
+    assert answer.headers["content-type"] == "application/vnd.apache.arrow.stream"
+    assert read(answer) == {
+        "bodyid": [1, 20, 300, HUGE],
+        "size": [3, None, None, 2**53 + 1],
+        "type": ["KC", "PN<&>", None, None],
+    }
+    found = client.request("GET", f"{filled}/arrow?show=user", json={"type": "exists/1"})
+    assert read(found)["type_user"] == ["ann", "ann"]
+
+
+def test_histories(client, repo, filled):
+    client.commit(repo)
+    url = f"/api/node/{client.child(repo)}/neurons"
+    stamp = {"type_time": "2030-01-01T00:00:00Z"}
+    client.post(f"{url}/key/1?u=bob", json={"bodyid": 1, "type": "<new>", **stamp})
+    client.delete(f"{url}/key/20?u=bob")
+    changes = client.get(f"{url}/changes/{repo}").json()
+    new = {"body": 1, "field": "type", "old": "KC", "new": "<new>", "user": "bob", "time": "2030-01-01T00:00:00Z"}
+    gone = {"body": 20, "field": "type", "old": "PN<&>", "new": None, "user": "", "time": ""}
+    assert [{n: v for n, v in c.items() if n != "version"} for c in changes] == [new, gone]
+    history = client.get(f"{url}/history/1").json()
+    assert [(c["field"], c["new"], c["version"] == repo) for c in history] == [
+        ("size", 3, True),
+        ("type", "KC", True),
+        ("type", "<new>", False),
+    ]
+    assert client.get(f"{url}/history/77").json() == client.get(f"{url}/changes/{url.split('/')[3]}").json() == []
+    assert [m["Action"] for m in client.get(f"{url}/mutations").json()] == ["postneuronjson", "delete"]
+
+
 # ------------------------------------------------------------------ bad requests
 
 DEEP = b"[" * 100_000
@@ -207,7 +241,12 @@ DEEP = b"[" * 100_000
         ("GET", "keyrange/1/18446744073709551616", b""),
         ("GET", "keyrange/1", b""),
         ("GET", "keyrangevalues/1/2?json=true&tar=true", b""),
-        ("GET", "mutations", b""),
+        ("GET", "arrow", b"{"),
+        ("GET", "arrow", b'{"type": "re/("}'),
+        *[("GET", f"history/{k}", b"") for k in ("x", "0", "-1")],
+        ("GET", "history", b""),
+        ("GET", "changes/nothing", b""),
+        ("GET", "changes", b""),
         ("GET", "nothing", b""),
     ],
     ids=lambda value: repr(value[:40]),

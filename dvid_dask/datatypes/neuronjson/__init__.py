@@ -8,6 +8,7 @@
 `columns`      all annotations of all versions in memory: rows, and columns by field
 `library`      versions in memory, each made from another one by what differs
 `frames`       annotations as Arrow tables
+`methods`      reads, writes and histories
 `datatype`     the class
 =============  ==================================================================================
 """
