@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
+    from dvid_dask.versions.meaning import MergeStep
+
     AnySpace = Space | TxSpace
 
 __all__ = ["Annotation"]
@@ -64,6 +66,7 @@ class Annotation(Datatype):
 
     typename: ClassVar[str] = "annotation"
     typeurl: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/annotation"
+    merges_by_meaning: ClassVar[bool] = True
     sync_partners: ClassVar[frozenset[str] | None] = frozenset({"labelblk", "labelvol", "labelarray", "labelmap"})
 
     # ------------------------------------------------------------------ what it follows
@@ -465,8 +468,7 @@ class Annotation(Datatype):
             filing = self._filing(m, space)
             result = change(filing, space, self._state(space).shape)
             state.note_change(space, m.id, m.before(self))
-            if filing.tally:
-                m.publish(self, filing.tally.event(m.id))
+            filing.tell()
             if told is not None:
                 m.report(self, {"Action": action, **({"User": m.user} if m.user else {}), **told})
             return result
@@ -479,7 +481,7 @@ class Annotation(Datatype):
         if held is None or (held != wanted and next(iter(space.keys(keys.BLOCK)), None) is None):
             state.write_state(space, wanted)
             held = wanted
-        return Filing(m, space, self.source, held.shape)
+        return Filing(self, m, space, self.source, held.shape)
 
     # ------------------------------------------------------------------ following
 
@@ -492,7 +494,7 @@ class Annotation(Datatype):
         held = state.read_state(space)
         if held is None:
             return  # there never was an element
-        filing = Filing(m, space, source, held.shape)
+        filing = Filing(self, m, space, source, held.shape)
         try:
             filing.follow(event)
         except NotBeforeError:
@@ -500,7 +502,7 @@ class Annotation(Datatype):
             return
         if filing.tally:
             state.note_change(space, m.id, m.before(self))
-            m.publish(self, filing.tally.event(m.id))
+            filing.tell()
             if m.watched:
                 message = delta_message(event, filing.tally)
                 if message is not None:
@@ -533,20 +535,20 @@ class Annotation(Datatype):
                 if (held is not None and held != wanted) or state.was_merged(space):
                     self._reload_whole(m, space)
                     return -1
-                filing = Filing(m, space, self.source, wanted.shape)
+                filing = Filing(self, m, space, self.source, wanted.shape)
                 n = self._renew_given(m, space, filing)
                 wrong = self._check(space, filing) if check else 0
                 if wrong:  # what followers derived from wrong lists may be anything
                     m.publish(self, ListsReplaced(m.id))
-                elif filing.tally:
-                    m.publish(self, filing.tally.event(m.id))
+                else:
+                    filing.tell()
                 return n + wrong
 
             return self.mutate(change, user=user, app=app, force=force)
 
     def _reload_whole(self, m: Mutation, space: TxSpace) -> None:
         held, wanted = state.read_state(space), self._wanted_state()
-        filing = Filing(m, space, self.source, wanted.shape)
+        filing = Filing(self, m, space, self.source, wanted.shape)
         reload.whole(space, filing, wanted.shape, recut=held is not None and held.shape != wanted.shape)
         state.write_state(space, wanted)
         state.forget_merge(space)
@@ -650,17 +652,15 @@ class Annotation(Datatype):
         """Blocks and lists belong together; notes stand for themselves."""
         return key[:1] != keys.STATE[:1]
 
-    def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
-        """Blocks, lists and pages are merged element by element."""
-        present = [v for v in values if v is not None]
-        kind = key[:1]
-        if kind in (keys.BLOCK, keys.PAGE):
-            return merging.merged_blocks(base, values)
-        if kind in (keys.LABEL, keys.TAG):
-            return merging.merged_lists(base, values)
-        if key == state.LAST:
-            return state.merged_changes(present)
-        return present[0] if present else None
+    def merge_versions(self, step: MergeStep) -> None:
+        """Elements are merged position by position; lists follow, then and when the segmentation merges."""
+        mine, other = state.read_state(step.ours), state.read_state(step.theirs)
+        if other is None:
+            return
+        if mine is not None and mine.shape != other.shape:
+            step.conflict(keys.STATE, {"blocks": list(mine.shape), "other": list(other.shape)})
+            return
+        merging.merge_blocks(step, self._filing)
 
 
 def _points(zyx: ArrayLike) -> NDArray[np.int32]:

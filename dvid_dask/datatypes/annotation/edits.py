@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.int32]
 
-__all__ = ["delete", "move", "post", "put_blocks", "unique_positions"]
+__all__ = ["delete", "equal", "move", "post", "put_blocks", "replace_blocks", "unique_positions"]
 
 
 def unique_positions(elements: Elements) -> Elements:
@@ -34,7 +34,7 @@ def unique_positions(elements: Elements) -> Elements:
     return elements if last.all() else elements[last]
 
 
-def _equal(a: Elements, b: Elements) -> NDArray[np.bool_]:
+def equal(a: Elements, b: Elements) -> NDArray[np.bool_]:
     """Which of two equally many elements are the same, relationships too."""
     same: NDArray[np.bool_] = (a.zyx == b.zyx).all(axis=1) & (a.kind == b.kind) & (a.rel_count == b.rel_count)
     for mine, other in ((a.tags, b.tags), (a.prop, b.prop)):
@@ -63,7 +63,7 @@ def post(space: TxSpace, filing: Filing, shape: Sequence[int], elements: Element
     place = find(held.zyx, elements.zyx)
     old = place >= 0
     changed = np.ones(len(elements), np.bool_)
-    changed[old] = ~_equal(held[place[old]], elements[old])
+    changed[old] = ~equal(held[place[old]], elements[old])
     if not changed.all():
         return post(space, filing, shape, elements[changed]) if changed.any() else 0
     elements = elements.filled(~old)
@@ -103,15 +103,22 @@ def put_blocks(
         raise BadRequest(f"the element at {at} (x, y, z) doesn't lie in block {block}, under which it is given")
     if len(unique_positions(come)) < len(come):
         raise BadRequest("a position comes twice: a block has one element at a position")
-    gone, _ = in_blocks(space, coords)
+    replace_blocks(space, filing, coords, come, borders)
+
+
+def replace_blocks(
+    space: TxSpace, filing: Filing, block_zyx: Points, come: Elements, borders: NDArray[np.int64]
+) -> None:
+    """Make these the elements of blocks, block after block, of which those of each begin at ``borders``."""
+    gone, _ = in_blocks(space, block_zyx)
     place = find(gone.zyx, come.zyx)
     same = np.zeros(len(come), np.bool_)
-    same[place >= 0] = _equal(gone[place[place >= 0]], come[place >= 0])
+    same[place >= 0] = equal(gone[place[place >= 0]], come[place >= 0])
     stay = np.ones(len(gone), np.bool_)
     stay[place[same]] = False
     number = np.cumsum(stay) - 1
     was = np.where(place >= 0, number[place] if len(number) else -1, -1)
-    store_blocks(space, coords, come, borders)
+    store_blocks(space, block_zyx, come, borders)
     filing.change(gone[stay], come[~same], was[~same])
 
 

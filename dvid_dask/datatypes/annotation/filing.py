@@ -24,7 +24,7 @@ from dvid_dask.datatypes.annotation.tally import Tally
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Mutation
+    from dvid_dask.datatypes.base import Datatype, Mutation
     from dvid_dask.versions.space import Space, TxSpace
 
     AnySpace = Space | TxSpace
@@ -65,6 +65,8 @@ class Filing:
 
     Parameters
     ----------
+    annotation
+        Whose they are.
     m
         The mutation.
     space
@@ -75,7 +77,10 @@ class Filing:
         Its block shape (z, y, x).
     """
 
-    def __init__(self, m: Mutation, space: TxSpace, source: LabelSource | None, shape: Sequence[int]) -> None:
+    def __init__(
+        self, annotation: Datatype, m: Mutation, space: TxSpace, source: LabelSource | None, shape: Sequence[int]
+    ) -> None:
+        self._annotation = annotation
         self._m = m
         self._space = space
         self._source = source
@@ -84,6 +89,11 @@ class Filing:
         self.labels = Lists(space, keys.label, self.numbers)
         self.tags = Lists(space, keys.tag, self.numbers)
         self.tally = Tally()
+
+    def tell(self) -> None:
+        """Tell those who follow the annotation what bodies gained and lost."""
+        if self.tally:
+            self._m.publish(self._annotation, self.tally.event(self._m.id))
 
     # -------------------------------------------------------------- where elements are
 

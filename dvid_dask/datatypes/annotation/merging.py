@@ -1,38 +1,53 @@
-"""Merging versions that both changed a list, a block or a page: position by position, over what both began with.
+"""Merging versions that both changed elements: block by block, position by position, over what both began with.
 
-An element that one side added, changed or removed since is as that side has it. Where both changed it, a side that
-still has it counts, of two the first.
+An element that one side added, changed or removed since is as that side has it. Where both changed it, ours stays; if
+one side removed it, the other's change does. Lists aren't merged: they follow what is done to the blocks and, when the
+segmentation merges, what is done to that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvid_dask.datatypes.annotation.edits import _equal
-from dvid_dask.datatypes.annotation.elements import Elements, decode, encode, find
-from dvid_dask.datatypes.annotation.lists import _UNCERTAIN, Directory, Record
+from dvid_dask.datatypes.annotation import keys
+from dvid_dask.datatypes.annotation.edits import equal, replace_blocks
+from dvid_dask.datatypes.annotation.elements import Elements, decode_many, find
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["merged_blocks", "merged_lists"]
+    from dvid_dask.datatypes.annotation.filing import Filing
+    from dvid_dask.datatypes.base import Mutation, TxSpace
+    from dvid_dask.versions.meaning import MergeStep
+
+    Points = NDArray[np.int32]
+
+__all__ = ["merge_blocks", "merged_elements"]
+
+_PART = 256  # blocks merged in one commit
 
 
-def merged_elements(base: Elements, sides: Sequence[Elements]) -> Elements:
-    """Elements of several sides, three-way over the base."""
-    merged = base
-    for side in sides:
-        come = side[_changed(base, side)]
-        gone = base.zyx[find(side.zyx, base.zyx) < 0]
-        # what an earlier side changed too stays as that has it
-        own = merged.zyx[_changed(base, merged)]
-        come = come[find(own, come.zyx) < 0]
-        away = (find(gone, merged.zyx) >= 0) & (find(own, merged.zyx) < 0)
-        merged = Elements.join([merged[~away & (find(come.zyx, merged.zyx) < 0)], come])
-    return merged
+def merged_elements(base: Elements, ours: Elements, theirs: Elements) -> tuple[Elements, Points]:
+    """Elements of two sides, three-way over the base; and positions int32 (n, 3) where they contradict each other."""
+    come = theirs[_changed(base, theirs)]
+    gone = base.zyx[find(theirs.zyx, base.zyx) < 0]
+    own = ours.zyx[_changed(base, ours)]
+    own_gone = base.zyx[find(ours.zyx, base.zyx) < 0]
+    both = find(own, come.zyx) >= 0
+    at = find(ours.zyx, come.zyx[both])
+    differ = ~equal(ours[at], come[both]) if len(at) else np.empty(0, np.bool_)
+    conflicts = [come.zyx[both][differ]]
+    come = come[~both]
+    conflicts.append(come.zyx[find(own_gone, come.zyx) >= 0])
+    kept = find(own, gone) >= 0
+    conflicts.append(gone[kept])
+    away = gone[~kept]
+    stay = (find(away, ours.zyx) < 0) & (find(come.zyx, ours.zyx) < 0)
+    return Elements.join([ours[stay], come]), np.concatenate(conflicts)
 
 
 def _changed(base: Elements, side: Elements) -> NDArray[np.bool_]:
@@ -40,38 +55,42 @@ def _changed(base: Elements, side: Elements) -> NDArray[np.bool_]:
     at = find(base.zyx, side.zyx)
     changed = np.ones(len(side), np.bool_)
     there = at >= 0
-    changed[there] = ~_equal(base[at[there]], side[there]) | (base.key[at[there]] != side.key[there])
+    changed[there] = ~equal(base[at[there]], side[there])
     return changed
 
 
-def merged_blocks(base: bytes | None, sides: Sequence[bytes | None]) -> bytes:
-    """The value of a block, or of a page."""
-    return encode(merged_elements(decode(base), [decode(side) for side in sides]))
+def merge_blocks(step: MergeStep, filing: Callable[[Mutation, TxSpace], Filing]) -> None:
+    """Bring the blocks that the other parent changed into the new version."""
+    part: list[bytes] = []
+    for key in step.changes(keys.BLOCK):
+        part.append(key)
+        if len(part) == _PART:
+            _merge_part(step, filing, part)
+            part = []
+    if part:
+        _merge_part(step, filing, part)
 
 
-def merged_lists(base: bytes | None, sides: Sequence[bytes | None]) -> bytes | None:
-    """The record of a list."""
-    old, new = Record.decode(base), [Record.decode(side) for side in sides]
-    inline = merged_elements(old.inline, [side.inline for side in new])
-    rows: dict[tuple[int, int], list[NDArray[np.uint64]]] = {}
-    for side in new:
-        for row in side.directory.table.T:
-            rows.setdefault((int(row[0]), int(row[1])), []).append(row)
-    held = {(int(row[0]), int(row[1])): row for row in old.directory.table.T}
-    kept = []
-    for number, found in rows.items():
-        before = held.get(number)
-        if before is not None and len(found) < len(new):
-            continue  # a side has taken the page out of the list
-        changed = [row for row in found if before is None or (row != before).any()]
-        if len(changed) < 2:
-            kept.append(changed[0] if changed else found[0])
+def _merge_part(step: MergeStep, filing: Callable[[Mutation, TxSpace], Filing], part: Sequence[bytes]) -> None:
+    columns = [side.get_many(part) for side in (step.ours, step.theirs, *step.bases)]
+    coords, merged = [], []
+    for n, key in enumerate(part):
+        mine, other, *at_bases = [column[n] for column in columns]
+        before = step.base_of(mine, other, at_bases, lambda space, key=key: space.get(key))  # type: ignore[misc]
+        if other == before or other is None:
             continue
-        row = changed[0].copy()
-        row[2] = min(int(r[2]) for r in changed)
-        row[3] = max(int(r[3]) for r in changed)
-        row[4:] = _UNCERTAIN
-        kept.append(row)
-    directory = Directory(np.stack(kept, axis=1)) if kept else Directory.empty()
-    record = Record(directory, inline, any(side.given for side in new))
-    return record.encode() if len(record) or record.given else None
+        base, ours, theirs = (decode_many([] if v is None else [v])[0] for v in (before, mine, other))
+        result, conflicts = merged_elements(base, ours, theirs)
+        for z, y, x in np.unique(conflicts, axis=0).tolist():
+            step.conflict(key + np.array([z, y, x], ">i4").tobytes(), {"element": [z, y, x]})
+        coords.append(keys.blocks_of([key])[0])
+        merged.append(result)
+    if coords:
+
+        def change(m: Mutation, space: TxSpace) -> None:
+            held = filing(m, space)
+            borders = np.concatenate([[0], np.cumsum([len(e) for e in merged])])
+            replace_blocks(space, held, np.array(coords, np.int32), Elements.join(merged), borders)
+            held.tell()
+
+        step.update(change)

@@ -18,7 +18,11 @@ class Follower(Datatype):
 
     typename: ClassVar[str] = "testfollower"
     typeurl: ClassVar[str] = "test"
+    merges_by_meaning: ClassVar[bool] = True
     sync_partners: ClassVar[frozenset[str] | None] = frozenset({"annotation"})
+
+    def merge_versions(self, step):
+        """What the annotation merges is told."""
 
     def on_event(self, m, event):
         space = m.space(self)

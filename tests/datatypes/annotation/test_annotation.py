@@ -196,12 +196,29 @@ def test_versions_that_are_merged_show_what_both_sides_changed(world, monkeypatc
     left.commit()
     right.commit()
     merged = version.repo.merge([left, right])
-    assert {c.instance for c in merged.conflicts} <= {"counts"}  # the follower in this test can't merge
-    annotation = merged["synapses"]
-    assert annotation.needs_reload
-    annotation.reload()
-    assert not annotation.needs_reload
+    assert not merged.conflicts
+    assert not merged["synapses"].needs_reload
     agree(merged, model)
+
+
+def test_of_an_element_that_both_sides_changed_ours_stays(world):
+    version, model = world
+    one, two, three = sorted(model.elements)[:3]
+    version.commit()
+    left, right = version.new_branch("left"), version.new_branch("right")
+    left["synapses"].add([element(one, "Gap", ["left"])])
+    right["synapses"].add([element(one, "Note", ["right"])])
+    left["synapses"].delete(two[::-1])
+    right["synapses"].add([element(two, "Note", ["right"])])
+    left["synapses"].add([element(three, "Note", ["same"])])
+    right["synapses"].add([element(three, "Note", ["same"])])
+    left.commit()
+    right.commit()
+    merged = version.repo.merge([left, right])
+    model.post([element(one, "Gap", ["left"]), element(two, "Note", ["right"]), element(three, "Note", ["same"])])
+    check(merged["synapses"], model, merged["seg"])
+    listed = [c.what for c in merged.conflicts if c.instance == "synapses"]
+    assert sorted(c["element"] for c in listed) == sorted([list(one[::-1]), list(two[::-1])])
 
 
 def test_changes_between_versions_are_told_in_words(world):
