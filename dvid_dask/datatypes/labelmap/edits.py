@@ -119,8 +119,10 @@ def cleave(space: TxSpace, body: int, new_body: int, supervoxels: NDArray[np.uin
         Some of the body's, each once, that `check_cleave` has passed in this space.
     """
     move_rows(space, body, new_body, supervoxels, stamp)
-    had, _ = set_mapping(space, supervoxels, new_body)
-    set_mapping(space, [new_body], 0)
+    # the new body is no supervoxel: its id is retired as one
+    ids = np.append(supervoxels, np.uint64(new_body))
+    bodies = np.append(np.full(len(supervoxels), new_body, np.uint64), np.uint64(0))
+    had = set_mapping(space, ids, bodies)[0][:-1]
     raise_max_label(space, new_body)
     return [Move(new_body, body, as_ids(supervoxels), had.tobytes(), whole=True, fresh=False)]
 

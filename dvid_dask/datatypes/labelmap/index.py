@@ -688,7 +688,7 @@ def _batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:
 
 
 def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows, stamp: Stamp | None = None) -> None:
-    """Write the index of bodies that have none yet, many at once.
+    """Write the index of bodies whole, many at once: of those that have none yet, or of small ones anew.
 
     Parameters
     ----------

@@ -29,6 +29,7 @@ _PAGES = 1024  # pages changed at a time
 
 Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
 Entries = tuple["NDArray[np.bool_]", "NDArray[np.uint64]"]
+_FEW = 8  # ids whose pages are looked at without asking first whether there are any
 _EMPTY: Page = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
@@ -64,17 +65,19 @@ class Mapping:
             self._none = next(iter(self._space.keys(keys.MAPPING)), None) is None
         return self._none
 
-    @property
-    def _skip(self) -> bool:
-        """Whether no page needs to be read. A transaction reads them all the same: a commit validates only those."""
-        return not hasattr(self._space, "put") and self.is_empty
+    def _skip(self, ids: int) -> bool:
+        """Whether no page needs to be read, worth asking for many ids.
+
+        A transaction reads the pages all the same: a commit validates only those.
+        """
+        return ids > _FEW and not hasattr(self._space, "put") and self.is_empty
 
     def entries(self, ids: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
         """For each id whether it has an entry, and its value (0 if it has none)."""
         wanted = np.asarray(ids, np.uint64).reshape(-1)
         found = np.zeros(len(wanted), np.bool_)
         values = np.zeros(len(wanted), np.uint64)
-        if not len(wanted) or self._skip:
+        if not len(wanted) or self._skip(len(wanted)):
             return found, values
         unique, where = np.unique(wanted, return_inverse=True)
         numbers = unique >> _BITS
@@ -101,7 +104,7 @@ class Mapping:
             A new array of the input's shape.
         """
         ids = np.asarray(supervoxels, np.uint64)
-        if self._skip:
+        if self._skip(ids.size):
             return ids.copy()
         found, values = self.entries(ids)
         return np.where(found, values, ids.reshape(-1)).reshape(ids.shape)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import unpack_groups
-from dvid_dask.datatypes.labelmap.index import Header, Index, Stamp, write_new_bodies
+from dvid_dask.datatypes.labelmap.index import SMALL, Header, Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows
 from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.formats._jit import kernel
@@ -229,13 +229,42 @@ def give(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows, stamp: Stamp) -
     labels, starts = np.unique(bodies, return_index=True)
     ends = np.append(starts[1:], len(bodies))
     index = Index(space)
-    fresh: list[NDArray[np.int64]] = []
     for batch in batches(zip(labels.tolist(), starts.tolist(), ends.tolist(), strict=True), _BODIES):
-        for (label, a, b), header in zip(batch, index.headers(label for label, _, _ in batch), strict=True):
-            if header is None:
-                fresh.append(np.arange(a, b))
-            else:
+        chosen: list[NDArray[np.int64]] = []
+        held: list[tuple[int, bytes]] = []
+        records = space.get_many([keys.body(label) for label, _, _ in batch])
+        for (label, a, b), record in zip(batch, records, strict=True):
+            if record is None:
+                chosen.append(np.arange(a, b))
+                continue
+            header, end = Header.decode(record)
+            if header.paged or header.rows + b - a > SMALL:
                 index.update(label, rows[a:b], stamp=stamp, surface=stamp.mutation)
-    if fresh:
-        chosen = np.concatenate(fresh)
-        write_new_bodies(space, bodies[chosen], rows[chosen].with_surface(stamp.mutation), stamp)
+                continue
+            chosen.append(np.arange(a, b))
+            held.append((label, record[end:]))
+        if chosen:
+            new = np.concatenate(chosen)
+            _write_small(space, bodies[new], rows[new].with_surface(stamp.mutation), held, stamp)
+
+
+def _write_small(
+    space: TxSpace, bodies: NDArray[np.uint64], rows: Rows, held: list[tuple[int, bytes]], stamp: Stamp
+) -> None:
+    """Write bodies of few rows whole: those given, and of each body that has an index already what it holds."""
+    if held:
+        table, starts = unpack_groups([packed for _, packed in held], COLUMNS)
+        old_bodies = np.array([label for label, _ in held], np.uint64).repeat(np.diff(starts))
+        new_rows = len(rows)
+        bodies = np.concatenate([bodies, old_bodies])
+        rows = Rows.concatenate([rows, Rows.from_table(table)])
+        # given rows before held ones: of a pair that is in both, the first counts
+        given = np.arange(len(rows)) < new_rows
+        order = np.lexsort((~given, rows.supervoxel, *rows.block_zyx.T[::-1], bodies))
+        bodies, rows, given = bodies[order], rows[order], given[order]
+        block = np.r_[True, (bodies[1:] != bodies[:-1]) | (rows.block_zyx[1:] != rows.block_zyx[:-1]).any(axis=1)]
+        changed = np.logical_or.reduceat(given, np.flatnonzero(block))[np.cumsum(block) - 1]
+        keep = block | np.r_[True, rows.supervoxel[1:] != rows.supervoxel[:-1]]
+        surface = np.where(changed, np.uint64(stamp.mutation), rows.surface)
+        bodies, rows = bodies[keep], Rows(rows.block_zyx, rows.supervoxel, rows.count, surface)[keep]
+    write_new_bodies(space, bodies, rows, stamp)
