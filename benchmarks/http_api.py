@@ -1,4 +1,4 @@
-"""What a served labelmap answers over HTTP, beside what DVID answered on two cores.
+"""What a served labelmap and a served image answer over HTTP, beside what DVID answered on two cores.
 
     python benchmarks/http_api.py [--quick] [--volume FILE.npz] [--folder FOLDER] [--only NAME ...] [--processes N]
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _images import images
 from _report import amount, clock, console, duration, machine, table
 
 # what DVID was measured at: rates, or seconds (p50 and p95 where there are two)
@@ -42,6 +43,10 @@ DVID: dict[str, tuple[float, ...]] = {
     "POST cleave": (0.004, 0.065),
     "GET mapping of 1,000 ids": (0.033,),
     "GET labels": (110_000,),
+    "POST raw of gray": (324,),
+    "GET raw of gray": (590,),
+    "GET raw xy 512x512 jpeg": (150,),
+    "GET raw xz 512x512 jpeg": (280,),
 }
 
 
@@ -252,6 +257,10 @@ class Bench:
             ratio = f"{known[0] / p50:.2f} / {known[1] / p95:.2f}"
             self.row(name, f"{duration(p50)} / {duration(p95)}", shown, ratio)
 
+    def known(self, name: str) -> float:
+        """A rate of DVID's."""
+        return DVID[name][0]
+
     def row(self, name: str, ours: str, dvid: str, ratio: str, spent: str = "") -> None:
         console.print(f"  {name}: {ours}" + (f", {spent} of the server's cores a request" if spent else ""))
         rss = memory(self.process, "VmRSS"), memory(self.process, "VmHWM")
@@ -413,7 +422,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=0, help="processes that serve; default: one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
-    parser.add_argument("--only", nargs="*", choices=["edits", "boxes", "bodies"], help="some questions")
+    parser.add_argument("--only", nargs="*", choices=["edits", "boxes", "bodies", "images"], help="some questions")
     parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
@@ -431,13 +440,16 @@ def main() -> None:
         with served(folder / "store", arguments.processes) as (address, process):
             b = Bench(address, process, volume, 1 if quick else arguments.rounds, 1.0 if quick else arguments.seconds)
             labels = Labels(b)
-            only = arguments.only or ["edits", "boxes", "bodies"]
-            write(b)
-            merge_and_cleave(b, labels, quick)
+            only = arguments.only or ["edits", "boxes", "bodies", "images"]
+            if only != ["images"]:
+                write(b)
+                merge_and_cleave(b, labels, quick)
             if "boxes" in only:
                 reads(b, labels)
             if "bodies" in only:
                 body_reads(b, labels)
+            if "images" in only:
+                images(b, cpu, quick)
         table(
             f"Served by {max(1, arguments.processes)} process(es), {os.cpu_count()} cores for server and clients",
             ["request", "here", "DVID", "ratio", "server CPU", "memory / peak"],

@@ -274,13 +274,9 @@ class Body:
     def _parts(self, count: int, size: int) -> Iterator[memoryview]:
         for begin in range(0, count, size):
             out = memoryview(bytearray(min(size, count - begin)))
-            at = 0
-            while at < len(out):
-                part = self.read(min(len(out) - at, 1 << 20))
-                if not part:
-                    raise BadRequest(f"the body ends after {begin + at} bytes, but {count} are expected")
-                out[at : at + len(part)] = part
-                at += len(part)
+            got = self.readinto(out)
+            if got < len(out):
+                raise BadRequest(f"the body ends after {begin + got} bytes, but {count} are expected")
             if begin + size >= count and self.read(1):
                 raise BadRequest(f"the body goes on after the {count} bytes that are expected")
             yield out
