@@ -291,7 +291,7 @@ def get_keyvalues(call: Call) -> Response:
     and answer ``KeyValues`` in protobuf, with empty values for those that aren't there.
     """
     as_json, as_tar = wanted_form(call)
-    data = call.body.all()
+    data = call.body.all(_MAX_QUERY)
     if as_json or as_tar:
         keys = [str(key) for key in decode_json(data, list[int | str] | None) or []]  # type: ignore[arg-type]
     else:

@@ -35,8 +35,10 @@ _REGEX: Final = "re/"
 _EXISTS: Final = "exists/"
 #: Longest regular expression, in characters.
 MAX_REGEX: Final = 10_000
-#: Most values, over a whole query.
+#: Most values, demands and regular expressions, over a whole query: each demand looks at all annotations.
 MAX_VALUES: Final = 5_000_000
+MAX_DEMANDS: Final = 10_000
+MAX_REGEXES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def parse_query(query: Any) -> Query:
     Raises
     ------
     BadRequest
-        It is neither, or a list of nothing; a regular expression isn't one.
+        It is neither, or a list of nothing; a regular expression isn't one; it asks for too much.
 
     Examples
     --------
@@ -108,8 +110,16 @@ def parse_query(query: Any) -> Query:
     tidied = [tidy(each) for each in objects]
     if sum(len(v) if isinstance(v, list) else 1 for each in tidied for v in each.values()) > MAX_VALUES:
         raise BadRequest(f"a query may hold {MAX_VALUES} values at most")
+    bodies = _bodies_alone(tidied)
+    if bodies is not None:
+        return Query([{"bodyid": AnyOf(numbers=set(bodies))}], bodies)
+    if sum(map(len, tidied)) > MAX_DEMANDS or len(tidied) > MAX_DEMANDS:
+        raise BadRequest(f"a query may make {MAX_DEMANDS} demands at most: ask for a list of values in one of them")
     any_of = [{name: _demand(value) for name, value in each.items()} for each in tidied]
-    return Query(any_of, _bodies_alone(tidied))
+    regexes = sum(len(d.regexes) for demands in any_of for d in demands.values() if isinstance(d, AnyOf))
+    if regexes > MAX_REGEXES:
+        raise BadRequest(f"a query may hold {MAX_REGEXES} regular expressions at most: join them with |")
+    return Query(any_of, None)
 
 
 def _bodies_alone(objects: Sequence[Mapping[str, Any]]) -> list[int] | None:

@@ -62,6 +62,22 @@ def test_what_is_no_query(repo, query):
         neurons.query(query)
 
 
+def test_what_asks_for_too_much(repo):
+    neurons = repo.new_instance("neuronjson", "much")
+    neurons.set(1, {"a": "a"}, user="u")
+    for query in (
+        {f"f{i}": 1 for i in range(10_001)},
+        [{"a": i} for i in range(10_001)],
+        {"a": [f"re/{i}" for i in range(1_001)]},
+        [{}] * 10_001 + [{"a": 1}],
+    ):
+        with pytest.raises(BadRequest, match="at most"):
+            neurons.query(query)
+    assert neurons.query_bodies([{"bodyid": i} for i in range(20_000)]).tolist() == [1]
+    assert neurons.query_bodies({"a": [*map(str, range(20_000)), "a"]}).tolist() == [1]
+    assert neurons.query_bodies({f"f{i}": "exists/0" for i in range(500)}).tolist() == [1]
+
+
 def test_regular_expressions_take_linear_time(repo):
     neurons = repo.new_instance("neuronjson", "regex")
     neurons.set(1, {"a": "a" * 100_000 + "!"}, user="u")

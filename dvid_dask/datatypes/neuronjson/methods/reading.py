@@ -95,9 +95,10 @@ class Reading(Datatype, Mapping[int, dict[str, Any]]):
 
     def texts_of(self, bodies: Sequence[int], selection: Selection) -> Iterator[bytes | None]:
         """JSON of the annotations of bodies, in their order, from one state; None where there is none."""
-        space, keys = self.view(), [key_of(check_body(body)) if body else b"n" for body in bodies]
-        batches = (space.get_many(keys[at : at + 1024]) for at in range(0, len(keys), 1024))
-        return (None if v is None else selection.apply(v) for values in batches for v in values)
+        space, batch = self.view(), 1024
+        wanted = [body and check_body(body) for body in bodies]  # 0 has none
+        keys = (list(map(key_of, wanted[at : at + batch])) for at in range(0, len(wanted), batch))
+        return (None if v is None else selection.apply(v) for part in keys for v in space.get_many(part))
 
     def texts_between(self, first: int, last: int, selection: Selection) -> Iterator[tuple[int, bytes]]:
         """Body ids from `first` to `last`, both included, with the JSON of their annotations, from one state."""

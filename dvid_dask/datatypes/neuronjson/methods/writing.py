@@ -27,6 +27,9 @@ __all__ = ["Annotation", "Writing"]
 #: An annotation to be written: a mapping, or the JSON of one.
 Annotation: TypeAlias = Mapping[str, Any] | bytes
 
+#: Annotations that are parsed at a time.
+_PART = 256
+
 
 class Writing(Reading):
     """Changes of a neuronjson."""
@@ -104,26 +107,32 @@ class Writing(Reading):
         if isinstance(conditional, str):
             raise BadRequest(f"conditional is a list of fields, not the text {conditional!r}")
         pairs = annotations.items() if isinstance(annotations, Mapping) else annotations
-        posts = [(check_body(body), *_posted(body, annotation)) for body, annotation in pairs]
+        posts = [(check_body(body), annotation) for body, annotation in pairs]
         if not posts:
             self.check_open(force)
             return
 
         def write(m: Mutation, space: TxSpace) -> None:
-            bodies = list(dict.fromkeys(body for body, _, _ in posts))
-            schema, *values = space.get_many([document_key("json_schema"), *map(key_of, bodies)])
-            held = {body: value and decode(value) for body, value in zip(bodies, values, strict=True)}
+            schema = space.get(document_key("json_schema"))
             time = time_text(m.time.astimezone())
-            for body, posted, _ in posts:
-                if schema:
-                    posted = conform(schema, posted)
-                check_post(body, posted)
-                held[body] = post(
-                    held[body] or None, posted, user=user, time=time, replace=replace, conditional=conditional
-                )
-            space.put_many((key_of(body), encode(annotation)) for body, annotation in held.items() if annotation)
-            for body, _, size in posts:
-                m.log(self, {"Action": action, "Bytes": size, "Key": str(body), **self._stamp(m)})
+            # parsed and put part by part: what a batch takes in memory is what is stored of it
+            for at in range(0, len(posts), _PART):
+                part = posts[at : at + _PART]
+                bodies = list(dict.fromkeys(body for body, _ in part))
+                values = space.get_many(list(map(key_of, bodies)))
+                held = {
+                    body: None if value is None else decode(value) for body, value in zip(bodies, values, strict=True)
+                }
+                for body, annotation in part:
+                    posted, size = _posted(body, annotation)
+                    if schema:
+                        posted = conform(schema, posted)
+                    check_post(body, posted)
+                    held[body] = post(
+                        held[body], posted, user=user, time=time, replace=replace, conditional=conditional
+                    )
+                    m.log(self, {"Action": action, "Bytes": size, "Key": str(body), **self._stamp(m)})
+                space.put_many((key_of(body), encode(annotation)) for body, annotation in held.items() if annotation)
 
         self.mutate(write, user=user, app=app, force=force)
 
