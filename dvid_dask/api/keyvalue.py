@@ -13,6 +13,7 @@ from dvid_dask.formats import dvid_pb2 as pb
 from .face import Call, Face, decode_json
 from .failures import NOSNIFF
 from .keyed import check_json, json_list, json_object, parse_protobuf, protobuf, tar, wanted_form
+from .ranges import header_range, names_tag
 from .responses import Response, empty, octets, stream
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def get_key(call: Call) -> Response:
     header = call.headers.get("range")
     if bounds is not None and header is not None:
         raise BadRequest("byte_start and byte_end can't be combined with a Range header: use one of them")
-    if _names(call.headers.get("if-none-match"), tag):
+    if names_tag(call.headers.get("if-none-match"), tag):
         return Response(b"", 304, common)
     if bounds is not None:
         return _bytes_of(value, *bounds, 200, common)
-    span = None if header is None or call.headers.get("if-range", tag) != tag else _header_range(header, value.size)
+    span = None if header is None or call.headers.get("if-range", tag) != tag else header_range(header, value.size)
     if span is None:
         return _bytes_of(value, 0, value.size - 1, 200, common)
     first, last = span
@@ -74,20 +75,6 @@ def _bytes_of(value: Value, first: int, last: int, status: int, headers: dict[st
         return octets(value.read(first, last + 1), status=status, headers=headers)
     length = {"Content-Length": str(last + 1 - first)}
     return stream(value.pieces(first, last + 1), status=status, headers=headers | length)
-
-
-def _names(header: str | None, tag: str) -> bool:
-    """Whether a list of entity tags holds one.
-
-    Examples
-    --------
-    >>> _names('W/"b", "a"', '"a"'), _names("*", '"a"'), _names(None, '"a"')
-    (True, True, False)
-    """
-    if header is None:
-        return False
-    given = {text.strip().removeprefix("W/") for text in header.split(",")}
-    return tag in given or "*" in given
 
 
 _UNSIGNED = re.compile(r"[0-9]{1,20}")
@@ -121,32 +108,6 @@ def check_range(start: int, end: int, length: int) -> tuple[int, int]:
     return start, end
 
 
-_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)[ \t]*-[ \t]*([0-9]*)[ \t]*")
-
-
-def _header_range(header: str, length: int) -> tuple[int, int] | None:
-    """First and last byte of a Range header, the last within the value; ``None`` = a form that is ignored.
-
-    A range that can't be satisfied has its first byte behind its last or behind the end.
-
-    Examples
-    --------
-    >>> _header_range("bytes=2-5", 26), _header_range("bytes=-3", 26), _header_range("bytes=20-99", 26)
-    ((2, 5), (23, 25), (20, 25))
-    >>> _header_range("bytes=5-2", 26), _header_range("items=0-5", 26), _header_range("bytes=-", 26)
-    (None, None, None)
-    """
-    match = _RANGE.fullmatch(header)
-    if match is None or not (match[1] or match[2]):
-        return None
-    if not match[1]:
-        return max(0, length - int(match[2])), length - 1
-    first = int(match[1])
-    if not match[2]:
-        return first, length - 1
-    return (first, min(int(match[2]), length - 1)) if first <= int(match[2]) else None
-
-
 @face.head("key", args="/<key>")
 def head_key(call: Call) -> Response:
     """Whether the key is there: 200, with the length of its value and its ``ETag``, or 404."""
@@ -155,7 +116,7 @@ def head_key(call: Call) -> Response:
         return empty(404)
     tag = f'"{value.digest}"'
     common = {"Accept-Ranges": "bytes", "ETag": tag}
-    if value and _names(call.headers.get("if-none-match"), tag):
+    if value and names_tag(call.headers.get("if-none-match"), tag):
         return Response(b"", 304, common)
     return Response(b"", headers=common | {"Content-Length": str(value.size)})
 

@@ -381,8 +381,8 @@ def _metadata(instance: Datatype, box: Box, levels: Sequence[_Level], format: st
     datasets = []
     for level in levels:
         step = 2**level.scale
-        # the centre of a coarse voxel lies between those of the fine ones it stands for
-        first = [(a * step + (step - 1) / 2) * s for a, s in zip(level.box.start, size, strict=True)]
+        # OME-Zarr places centres of voxels; the origin is the outer corner of voxel 0, as neuroglancer has it elsewhere
+        first = [(a + 0.5) * step * s for a, s in zip(level.box.start, size, strict=True)]
         datasets.append(
             {
                 "path": f"s{level.scale}",

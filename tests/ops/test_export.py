@@ -53,7 +53,7 @@ def test_ome_zarr(seg, volume, tmp_path):
         scale, translation = (t[t["type"]] for t in dataset["coordinateTransformations"])
         assert scale == [8.0 * 2**s] * 3
         # the first voxel's centre: (offset * 2**s + half of what it stands for) * 8 nm
-        assert translation == [o * 8.0 + (2**s - 1) / 2 * 8 for o in OFFSET]
+        assert translation == [(o + 2**s / 2) * 8 for o in OFFSET]  # centres of voxels
     assert sorted(p.name for p in (tmp_path / "seg.zarr").iterdir()) == ["s0", "s1", "s2", "zarr.json"]
 
 

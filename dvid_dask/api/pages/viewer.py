@@ -100,16 +100,20 @@ def state_of(layers: Iterable[tuple[str, Volume, str]]) -> dict[str, Any]:
 
 
 def sources(cards: Iterable[Card], host: str, uuid: str) -> list[tuple[str, Volume, str]]:
-    """The volumes that neuroglancer's DVID source can show, images first.
+    """The volumes that the viewer can show, with their sources, images first.
 
-    It takes a labelmap's scales from its setting ``MaxDownresLevel`` and shows none without any.
+    Images as precomputed volumes: without loss, of any type, with all scales. Labelmaps through the viewer's DVID
+    source, which finds their meshes; it takes the scales from the setting ``MaxDownresLevel`` and shows none without
+    any, so that those are precomputed volumes as well.
     """
-    shown = [
-        (card.name, card.volume, f"dvid://{host}/{uuid}/{card.name}")
-        for card in cards
-        if card.volume is not None
-        and (card.typename == "uint8blk" or (card.typename == "labelmap" and card.volume.scales))
-    ]
+    shown = []
+    for card in cards:
+        if card.volume is None:
+            continue
+        source = f"precomputed://{host}/api/node/{uuid}/{card.name}/precomputed"
+        if card.volume.labels and card.volume.scales:
+            source = f"dvid://{host}/{uuid}/{card.name}"
+        shown.append((card.name, card.volume, source))
     return sorted(shown, key=lambda layer: layer[1].labels)
 
 

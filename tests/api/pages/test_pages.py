@@ -149,7 +149,7 @@ def test_the_viewer_opens_on_the_version(client, volumes):
     (link,) = [link for link in shown.links if link.startswith("/neuroglancer/")]
     state = state_in(link)
     assert [(layer["type"], layer["source"]) for layer in state["layers"]] == [
-        ("image", f"dvid://http://testserver/{child}/gray"),
+        ("image", f"precomputed://http://testserver/api/node/{child}/gray/precomputed"),
         ("segmentation", f"dvid://http://testserver/{child}/seg"),
     ]
     assert state["position"] == [32, 32, 32]

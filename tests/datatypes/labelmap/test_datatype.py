@@ -52,7 +52,8 @@ def test_dask_and_xarray_see_one_state(seg):
     assert lazy.shape == (32, 32, 32)
     assert (lazy.compute() == blob()).all()
     assert (again[:, :, :] == blob()).all()
-    assert int(array.sel(z=8 * 12 + 4, y=8 * 26 + 4, x=8 * 42 + 4)) == 6
+    assert int(array.sel(z=8 * 12, y=8 * 26, x=8 * 42)) == 6
+    assert float(seg.to_xarray(1).z[0]) == 4  # the centre of two voxels of 8
     assert seg.to_dask(1).compute().shape == (16, 16, 16)
     assert seg.to_dask().name != lazy.name
 

@@ -123,14 +123,19 @@ class VoxelReads(Instance):
         return self.array(scale, supervoxels=supervoxels).to_dask(chunks)
 
     def to_xarray(self, scale: int = 0, *, supervoxels: bool = False, chunks: Any = None) -> Any:
-        """`to_dask` as an `xarray.DataArray` with coordinates in `voxel_units`."""
+        """`to_dask` as an `xarray.DataArray`, with the physical positions of voxel centres as coordinates.
+
+        They are in `voxel_units`; the origin is the centre of voxel 0 at scale 0, as for images.
+        """
         import xarray
 
         array = self.array(scale, supervoxels=supervoxels)
-        size = [v * 2**scale for v in self.voxel_size]
+        step = 2**scale
         coords = {
-            axis: ((first + np.arange(n)) * step + step / 2, {"units": unit})
-            for axis, first, n, step, unit in zip("zyx", array.first, array.shape, size, self.voxel_units, strict=True)
+            axis: (((first + np.arange(n)) * step + (step - 1) / 2) * size, {"units": unit})
+            for axis, first, n, size, unit in zip(
+                "zyx", array.first, array.shape, self.voxel_size, self.voxel_units, strict=True
+            )
         }
         return xarray.DataArray(
             array.to_dask(chunks),
