@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvid_dask.api.keyvalue import _header_range
+from dvid_dask.api.ranges import header_range
 from dvid_dask.formats import dvid_pb2 as pb
 
 from .conftest import ADMIN
@@ -189,7 +189,7 @@ headers = st.one_of(
 @given(headers, st.integers(1, 10))
 def test_range_headers(header, length):
     status, span = model(header, length)
-    found = _header_range(header, length)
+    found = header_range(header, length)
     if found is None:
         assert status == 200
     elif found[0] >= length or found[0] > found[1]:

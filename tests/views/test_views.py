@@ -143,10 +143,18 @@ def test_jpeg_blocks_are_passed_on(repo):
     np.testing.assert_array_equal(array[:], image[0:32, 0:32, 0:64])
 
 
-NOWHERE = """
-zarr.json/ s9/zarr.json s0/c/0/0 s0/c/9/0/0 s0/c/-1/0/0 s0/c/0/0/0/0 ../secret s0/c/99999999999/0/0 .zgroup
-supervoxels/supervoxels/zarr.json
-""".split()
+NOWHERE = [
+    "zarr.json/",
+    "s9/zarr.json",
+    "s0/c/0/0",
+    "s0/c/9/0/0",
+    "s0/c/-1/0/0",
+    "s0/c/0/0/0/0",
+    "../secret",
+    "s0/c/99999999999/0/0",
+    ".zgroup",
+    "supervoxels/supervoxels/zarr.json",
+]
 
 
 @pytest.mark.parametrize("path", ["", *NOWHERE])
