@@ -9,6 +9,8 @@ from dvid_dask.ops.contacts import contacts
 from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.edit import EditReport, edit
+from dvid_dask.ops.element_frames import ElementsExportReport, elements_dataframe, export_elements
+from dvid_dask.ops.elements import ElementsReport, load_elements, reload_elements
 from dvid_dask.ops.export import ExportReport, export
 from dvid_dask.ops.foreground import foreground_roi
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
@@ -39,6 +41,8 @@ __all__ = [
     "DownresReport",
     "DumpReport",
     "EditReport",
+    "ElementsExportReport",
+    "ElementsReport",
     "ExportReport",
     "IndexProblem",
     "IndexReport",
@@ -61,8 +65,10 @@ __all__ = [
     "downres",
     "dump",
     "edit",
+    "elements_dataframe",
     "export",
     "export_bodies",
+    "export_elements",
     "export_shards",
     "foreground_roi",
     "generate_tiles",
@@ -70,9 +76,11 @@ __all__ = [
     "ingest",
     "ingest_annotations",
     "ingest_plan",
+    "load_elements",
     "mesh",
     "neuron_table",
     "open_volume",
+    "reload_elements",
     "repair_max_labels",
     "sparse_volumes",
     "split_by",

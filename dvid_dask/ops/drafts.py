@@ -25,7 +25,7 @@ from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.mapping import merged_page
 from dvid_dask.errors import Conflict, LockedVersion
 from dvid_dask.ops.job import InstanceLedger, Result
-from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, land
+from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, diff, land, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import now
 
@@ -120,6 +120,14 @@ class DraftLedger(InstanceLedger):
         """The instance's keys when the job began."""
         with self._there():
             return Space(self._store.tree(self._base).view(), self.instance.info.prefix)
+
+    def changes_since(self, other: Datatype) -> Iterator[bytes]:
+        """Keys of an instance of the same version that others have changed since the job began."""
+        prefix = other.info.prefix
+        newest = other.version.tree(other.info).view(0)
+        with self._there():
+            base = self._store.tree(self._base).view()
+        return (change.key[len(prefix) :] for change in diff(base, newest, prefix, prefix_end(prefix)))
 
     def view(self) -> Space:
         """The instance's keys in the draft."""

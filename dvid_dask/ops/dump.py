@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import Datatype, Space
 
-__all__ = ["TABLES", "DumpReport", "dump"]
+__all__ = ["LEDGER", "TABLES", "DumpReport", "begin_folder", "dump", "part_url"]
 
 TABLES = ("svcount", "mappings", "indices")
 """What can be dumped."""
@@ -56,8 +56,8 @@ _PAGES_PER_TASK = 4096
 _FLUSH_ROWS = 1 << 19
 _COPY = 1 << 22
 _TYPES = {"z": "int32", "y": "int32", "x": "int32", "count": "uint32"}
-_LEDGER = ".dvid-dask-ledger/"
-_DRAFTS = f"{_LEDGER}drafts/"
+LEDGER = ".dvid-dask-ledger/"
+_DRAFTS = f"{LEDGER}drafts/"
 _PART = re.compile(r"part\.\d{8}\.parquet")
 
 Columns = dict[str, "NDArray[Any]"]
@@ -311,7 +311,7 @@ def dump(
     name = job.job_name(op="dump", what=what, instance=instance.info.data_uuid, state=space.token, format=format)
     if format == "text":
         _refuse_folder(destination, folder)
-    ledger = ledger_at(parts + _LEDGER, name, lambda: _begin(parts, format), replace=True)
+    ledger = ledger_at(parts + LEDGER, name, lambda: begin_folder(parts, format), replace=True)
     show = Progress(progress)
     show.say(f"dump {what} of {instance.name!r} at version {instance.version.uuid[:12]}: {table.parts:,} parts")
     task = _WritePart(ledger, table, parts, format)
@@ -321,7 +321,7 @@ def dump(
         _join(folder.rstrip("/"), [part_url(parts, i, format) for i in range(table.parts)], parts + _DRAFTS)
         end_job(ledger, parts)
     else:
-        end_job(ledger, parts + _LEDGER)
+        end_job(ledger, parts + LEDGER)
     return DumpReport(destination, rows, time.monotonic() - began)
 
 
@@ -333,18 +333,18 @@ def _refuse_folder(destination: str, folder: str) -> None:
         raise Conflict(f"{destination} is a folder: text goes to one file")
 
 
-def _begin(folder: str, format: str) -> None:
+def begin_folder(folder: str, format: str) -> None:
     """Remove what an earlier dump left in a folder of parts; refuse to if there is anything else."""
     import tensorstore as ts
 
     place = ts.KvStore.open(folder).result()
     found = [k.decode() for k in place.list().result()]
     if format == "parquet":
-        others = [k for k in found if not _PART.fullmatch(k) and not k.startswith(_LEDGER)]
+        others = [k for k in found if not _PART.fullmatch(k) and not k.startswith(LEDGER)]
         if others:
             raise Conflict(f"{folder} holds {others[0]!r}, which no dump wrote: give another destination, or remove it")
     for key in found:
-        if not key.startswith(_LEDGER):
+        if not key.startswith(LEDGER):
             place.write(key, None).result()
 
 
