@@ -21,11 +21,13 @@ from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
 from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
-    from dvid_dask.datatypes.annotation import Annotation
+    from collections.abc import Iterable
+
+    from dvid_dask.datatypes.annotation import Annotation, Elements
     from dvid_dask.datatypes.labelsz import LabelSize
 
 app = typer.Typer(
-    help="Annotations: load elements from tables, export them, make lists anew, remove all; counts by body.",
+    help="Annotations: elements from tables and to tables, by body and tag; lists made anew; counts by body.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -96,6 +98,65 @@ def export(
     source = _annotation(store, version, instance, read_only=True)
     with cluster(workers, scheduler):
         say(str(ops.export_elements(source, folder, bodies=bodies)))
+
+
+@app.command()
+def body(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    label: Annotated[int, typer.Argument(metavar="BODY", help="Id of a body.", show_default=False)],
+) -> None:
+    """Print the elements in a body, one JSON object a line."""
+    _print(_annotation(store, version, instance, read_only=True).listed(label))
+
+
+@app.command()
+def tag(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    text: Annotated[str, typer.Argument(metavar="TAG", help="The tag.", show_default=False)],
+) -> None:
+    """Print the elements with a tag, one JSON object a line."""
+    _print(_annotation(store, version, instance, read_only=True).tagged(text))
+
+
+def _print(parts: Iterable[Elements]) -> None:
+    from dvid_dask.datatypes.annotation.parsing import listed_json
+
+    for part in parts:
+        for line in listed_json(part):
+            say(line.decode())
+
+
+@app.command()
+def info(store: StoreArgument, version: Selector, instance: InstanceArgument, json: JsonFlag = False) -> None:
+    """Say how many elements there are, of which kinds and in how many bodies, and whether lists need a reload."""
+    from dvid_dask.datatypes.annotation import KINDS
+
+    annotation = _annotation(store, version, instance, read_only=True)
+    source = annotation.source
+    bodies, filed = 0, [0] * len(KINDS)
+    for labels, counts in annotation.label_counts():
+        bodies += len(labels)
+        filed = [a + b for a, b in zip(filed, counts.sum(axis=0).tolist(), strict=True)]
+    facts = {
+        "follows": source.info.name if source is not None else None,
+        "block": list(annotation.block_shape[::-1]),
+        "blocks": annotation.block_count(),
+        "elements": sum(len(held) for _, held, _ in annotation.scan()),
+        "bodies": bodies,
+        "in bodies": dict(zip(KINDS, filed, strict=True)),
+        "tags": sum(1 for _ in annotation.tag_names()),
+        "needs reload": annotation.needs_reload,
+    }
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        say(f"{name:13} {shown}")
 
 
 @app.command()

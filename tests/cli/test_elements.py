@@ -52,6 +52,20 @@ def test_tables_in_and_out(cli, store, synapses, table, tmp_path):
     assert json.loads(cli("elements", "top", store, "master", "ranks", "--json").out) == []
 
 
+def test_elements_of_bodies_and_tags(cli, store, synapses):
+    place = (store, "master", "syn")
+    synapses.add([{"Pos": [1, 2, 3], "Kind": "PreSyn", "Tags": ["t"]}, {"Pos": [1, 2, 33], "Kind": "Note"}])
+    assert json.loads(cli("elements", "body", *place, 1).out)["Pos"] == [1, 2, 3]
+    assert json.loads(cli("elements", "tag", *place, "t").out)["Kind"] == "PreSyn"
+    assert cli("elements", "body", *place, 3).out == ""
+    facts = json.loads(cli("elements", "info", *place, "--json").out)
+    assert facts["follows"] == "seg"
+    assert facts["elements"] == facts["bodies"] == 2
+    assert not facts["needs reload"]
+    assert "PreSyn 1" in cli("elements", "info", *place).out
+    assert "background" in cli("elements", "body", *place, 0, code=1).err
+
+
 def test_refusals(cli, store, synapses, table):
     assert "twice" in cli("elements", "load", store, "master", "syn", _twice(table), code=1).err
     assert "3 elements" in cli("elements", "load", store, "master", "syn", _twice(table), "--keep-last").out
