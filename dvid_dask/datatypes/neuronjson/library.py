@@ -26,7 +26,7 @@ from dvid_dask.versions.space import Space
 
 from .columns import Rows
 from .query import AnyOf, Demand, Exists, Query
-from .record import NEURON, Selection, body_of, key_of, member
+from .record import NEURON, Selection, body_of, is_stamp, key_of, member
 
 __all__ = ["Table", "memory", "set_memory", "tables"]
 
@@ -111,7 +111,8 @@ class Table:
         count = len(self) if indices is None else len(indices)
         if names is None or count < _FEW or len(names) > _WIDE:
             return map(selection.apply, self.values(indices))
-        return self._from_columns(sorted(names), self.at if indices is None else self.at[indices])
+        order = sorted(names, key=lambda name: (is_stamp(name), name))
+        return self._from_columns(order, self.at if indices is None else self.at[indices])
 
     def _from_columns(self, names: Sequence[str], at: NDArray[np.int64]) -> Iterator[bytes]:
         """Put objects together from the texts of members."""

@@ -11,7 +11,8 @@ stamps           zstd of the JSON of the stamps
 ===============  ===============================================================
 
 The JSON is canonical: members in order of their names, no blanks, whole numbers as integers, ``<``, ``>`` and ``&``
-escaped. So equal values have equal texts, and nothing is parsed to send an annotation without stamps.
+escaped. So equal values have equal texts, and nothing is parsed to send an annotation without stamps, or with all of
+them: they follow what they are the stamps of.
 
 ========  =======================  ==================================
 class     key                      value
@@ -64,6 +65,7 @@ MAX_DEPTH: Final = 100
 MAX_BODY: Final = 2**64 - 1
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+_encode_as_is = msgspec.json.Encoder().encode
 _objects = msgspec.json.Decoder(dict[str, Any])
 _raws = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -284,11 +286,6 @@ class Selection:
         stamped = self.names is not None and any(is_stamp(name) for name in self.names)
         self.needs_stamps = stamped if self.names is not None else bool(self.endings)
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is everything without stamps: the text as it is stored."""
-        return self.names is None and not self.endings
-
     def raw(self, value: bytes) -> dict[str, msgspec.Raw]:
         """The selected members of a stored annotation, as JSON texts."""
         plain, _, stamps = value.partition(b"\n")
@@ -303,10 +300,13 @@ class Selection:
         return found
 
     def apply(self, value: bytes) -> bytes:
-        """JSON of the selected members of a stored annotation."""
-        if self.whole:
-            return plain_part(value)
-        return _escaped(_encode(self.raw(value)))
+        """JSON of the selected members of a stored annotation: by name, and stamps after the others."""
+        if self.names is None and len(self.endings) != 1:
+            plain, _, stamps = value.partition(b"\n")
+            if not stamps or not self.endings:
+                return plain
+            return b"%b,%b" % (plain[:-1], zstd_decompress(stamps, MAX_SIZE)[1:])
+        return _escaped(_encode_as_is(self.raw(value)))
 
     def decode(self, value: bytes) -> dict[str, Any]:
         """The selected members of a stored annotation."""

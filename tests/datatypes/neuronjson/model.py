@@ -55,7 +55,8 @@ def select(annotation, show="", fields=None):
         keep = {n for n in annotation if not n.endswith(("_user", "_time")) or (endings and n.endswith(endings))}
     else:
         keep = {"bodyid", *fields, *(f + e for f in fields for e in endings)}
-    return {n: annotation[n] for n in sorted(annotation) if n in keep}
+    order = sorted(annotation, key=lambda n: (n.endswith(("_user", "_time")), n))
+    return {n: annotation[n] for n in order if n in keep}
 
 
 bodies = st.sampled_from([1, 2, 3, 9, 10, 2**53 + 1, 2**63, 2**64 - 1])

@@ -213,3 +213,20 @@ def test_many_threads(neurons):
     held = {b: neurons[b] for b in range(1, 100)}
     for i in range(4):
         assert neurons.query_bodies({f"f{i}": "exists/1"}).tolist() == [b for b, a in held.items() if f"f{i}" in a]
+
+
+def test_many_posts_to_one_body(neurons):
+    """Each keeps its own field: who was overtaken runs again on the newer state."""
+
+    def work(i):
+        for n in range(10):
+            neurons.update(1, {f"f{i}": n}, user=f"u{i}")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [neurons.get(1, show="user").get(name) for i in range(5) for name in (f"f{i}", f"f{i}_user")] == [
+        value for i in range(5) for value in (9, f"u{i}")
+    ]
