@@ -30,9 +30,4 @@ FACES = (
         common=("sync",),
         planned=(*_SPARSE, *_SPLIT, "area", "resync"),
     ),
-    Face(
-        "multichan16",
-        about="Fluorescence images of several channels. DVID itself can no longer load any.",
-        methods=("GET", "POST"),
-    ),
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .face import Handler
 
-__all__ = ["MAX_VOLUME", "face"]
+__all__ = ["MAX_VOLUME", "face", "image_scale", "pieces", "volume_bytes"]
 
 MAX_VOLUME = 3 << 30
 """Bytes of voxels that one request may ask for: DVID's limit."""
@@ -55,7 +55,8 @@ face = Face(
 # ---------------------------------------------------------------------- what is asked for
 
 
-def _volume_bytes(instance: ImageBlk, size: Sequence[int]) -> int:
+def volume_bytes(instance: ImageBlk, size: Sequence[int]) -> int:
+    """Bytes of a box (x, y, z); refused where they are more than one request may move."""
     x, y, z = size
     nbytes = x * y * z * instance.voxel_bytes
     if nbytes > MAX_VOLUME:
@@ -63,7 +64,7 @@ def _volume_bytes(instance: ImageBlk, size: Sequence[int]) -> int:
     return nbytes
 
 
-def _scale(call: Call) -> int:
+def image_scale(call: Call) -> int:
     """The ``scale`` option; a scale that isn't there is refused."""
     scale = call.int("scale", 0, 0, 31)
     if scale:
@@ -95,7 +96,7 @@ def _region(call: Call) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]] | No
     return functools.partial(region.pin().contains_blocks, block_shape=call.instance.block_shape)
 
 
-def _pieces(arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
+def pieces(arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
     """The bytes of C-ordered arrays, in pieces that a socket likes."""
     for array in arrays:
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B")
@@ -143,16 +144,16 @@ def _get_voxels(call: Call, *, isotropic: bool) -> Response:
     if len(axes) == 2:
         return _get_image(call, instance, (axes[0], axes[1]), size, offset, format, isotropic)
 
-    nbytes = _volume_bytes(instance, size)
+    nbytes = volume_bytes(instance, size)
     check_box(offset, size)
-    mask, scale = _region(call), _scale(call)
+    mask, scale = _region(call), image_scale(call)
     call.throttled()
     if format in ("jpg", "jpeg"):
         check_image((size[0], size[1] * size[2]), instance.voxel_bytes, format)
         box = instance.read_box(zyx(offset), zyx(size), scale, mask=mask)
         return encoded(box.reshape(-1, *box.shape[2:]), format)
     slabs = instance.read_slabs(zyx(offset), zyx(size), scale, mask=mask)
-    return stream(_pieces(slabs), headers={"Content-Length": str(nbytes)})
+    return stream(pieces(slabs), headers={"Content-Length": str(nbytes)})
 
 
 def _get_image(
@@ -174,7 +175,7 @@ def _get_image(
     for axis, length in zip(axes, fetched, strict=True):
         box[axis] = length
     check_box(offset, box)
-    pixels = instance.read_slice(axes, fetched, zyx(offset), _scale(call), mask=_region(call))
+    pixels = instance.read_slice(axes, fetched, zyx(offset), image_scale(call), mask=_region(call))
     if tuple(fetched) != tuple(size):
         pixels = resize_area(pixels, size[1], size[0])
     return encoded(pixels, format)
@@ -195,7 +196,7 @@ def post_raw(call: Call) -> Response:
     offset = parse_point(call.arg(2, "an offset"), what="offset")
     if call.int("scale"):
         raise BadRequest("only scale 0 can be written here; coarser ones are made from it")
-    nbytes = _volume_bytes(instance, size)
+    nbytes = volume_bytes(instance, size)
     check_box(offset, size)
     instance.check_whole_blocks(zyx(offset), zyx(size))
     mask = _region(call)
@@ -271,7 +272,7 @@ def get_blocks(call: Call) -> Response:
     if nbytes > MAX_VOLUME:
         raise BadRequest(f"{span} blocks are {nbytes} bytes; one request may move {MAX_VOLUME}")
     blocks = instance.read_block_span(block, span)
-    return stream(_pieces(blocks), headers={"Content-Length": str(nbytes)})
+    return stream(pieces(blocks), headers={"Content-Length": str(nbytes)})
 
 
 @face.post("blocks", args="/<block>/<span>")
@@ -307,7 +308,7 @@ def get_subvolblocks(call: Call) -> Response:
     check_box(offset, size)
     call.throttled()
     blocks = instance.read_blocks_in(
-        zyx(offset), zyx(size), compression=call.query.get("compression", ""), scale=_scale(call)
+        zyx(offset), zyx(size), compression=call.query.get("compression", ""), scale=image_scale(call)
     )
     return stream(_records(blocks))
 
@@ -324,7 +325,7 @@ def get_specificblocks(call: Call) -> Response:
     if len(numbers) % 3:
         raise BadRequest(f"blocks: {len(numbers)} numbers are no list of x,y,z")
     blocks = np.array(numbers, np.int64).reshape(-1, 3)[:, ::-1]
-    found = instance.read_blocks(blocks, compression=call.query.get("compression", ""), scale=_scale(call))
+    found = instance.read_blocks(blocks, compression=call.query.get("compression", ""), scale=image_scale(call))
     if call.query.get("prefetch") in ("on", "true"):
         # there is nothing to warm up: stored blocks are a lookup away
         return empty()

@@ -117,3 +117,26 @@ def roi(
     with cluster(workers, scheduler):
         count = ops.foreground_roi(image, region, background=values, app="dvid-dask images roi")
     say(f"{roi} has {count:,} blocks")
+
+
+@app.command("load-v3draw")
+def load_v3draw(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="V3D raw file (.v3draw, .raw); path or URL.", show_default=False)
+    ],
+    create: Annotated[bool, typer.Option("--create", help="Make the instance where it is missing.")] = False,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Load a stack of several channels into a multichan16 instance."""
+    from dvid_dask import ops
+
+    at = find_version(open_store(store), version)
+    if create and instance not in at:
+        at.repo.new_instance("multichan16", instance, at=at)
+    with cluster(workers, scheduler):
+        report = ops.load_v3draw(file, at[instance], app="dvid-dask images load-v3draw")
+    say(str(report))

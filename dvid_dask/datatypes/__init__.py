@@ -5,12 +5,11 @@ from dvid_dask.versions.registry import lookup, register, typenames
 
 __all__ = ["lookup", "register", "typenames"]
 
-_IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk")
+_IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk", "multichan16")
 _DECLARED = (
     "labelarray",
     "labelblk",
     "labelvol",
-    "multichan16",
 )
 
 registry.declare(

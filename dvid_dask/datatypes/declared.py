@@ -19,7 +19,6 @@ __all__ = [
     "LabelArray",
     "LabelBlk",
     "LabelVol",
-    "Multichan16",
 ]
 
 URL = "github.com/janelia-flyem/dvid/datatype"
@@ -241,16 +240,3 @@ class LabelVol(Datatype):
             "BlockSize": held["BlockSize"],
             "MaxLabel": {},
         }
-
-
-@register
-class Multichan16(Voxels):
-    """Fluorescence images of several channels. DVID itself can no longer load any."""
-
-    typename = "multichan16"
-    typeurl = f"{URL}/multichan16"
-    interpolable = True
-
-    def extended(self) -> dict[str, Any]:
-        """The properties and the number of channels."""
-        return {**self.properties(), "NumChannels": 0}

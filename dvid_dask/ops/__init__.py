@@ -27,6 +27,7 @@ from dvid_dask.ops.sources import Volume, open_volume
 from dvid_dask.ops.split_by import SplitReport, split_by
 from dvid_dask.ops.statistics import body_statistics, sparse_volumes
 from dvid_dask.ops.tiles import TilesReport, generate_tiles
+from dvid_dask.ops.v3draw import V3drawReport, load_v3draw
 
 __all__ = [
     "region_of",
@@ -55,6 +56,7 @@ __all__ = [
     "SplitReport",
     "TABLES",
     "TilesReport",
+    "V3drawReport",
     "Volume",
     "agglomerate",
     "analyze_shards",
@@ -72,6 +74,7 @@ __all__ = [
     "export_shards",
     "foreground_roi",
     "generate_tiles",
+    "load_v3draw",
     "import_keyvalue",
     "ingest",
     "ingest_annotations",

@@ -124,7 +124,7 @@ class _Brick:
         """The voxels of a coarser scale before those the brick covers are put in: as stored, where it leaves any."""
         region, scale = self.regions[level], self.task.grid.scale + level
         if covered == region:
-            return np.full(region.shape, self.image.background, self.image.dtype)
+            return np.full((*region.shape, *self.image.layout.tail), self.image.background, self.image.dtype)
         self._remember(region, scale)
         return self.image.bulk_read(self.space, region.start, region.shape, scale)
 
@@ -167,7 +167,7 @@ class _Brick:
         part = voxels[inside.relative(box.start).slices()]
         odd = [a % 2 for a in inside.start]
         if any(odd):  # a window that begins before the image: doubled voxels have the mean of those there are
-            part = np.pad(part, [(o, 0) for o in odd], mode="edge")
+            part = np.pad(part, [(o, 0) for o in odd] + [(0, 0)] * (part.ndim - 3), mode="edge")
         out[inside.at_scale(1).relative(region.start).slices()] = downsample.mean(part)
 
     def write(self, m: Mutation, space: TxSpace) -> Result:

@@ -1,6 +1,7 @@
 """`dvid-dask images`: tiles, regions, stacks of channels."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -44,3 +45,13 @@ def test_roi(cli, store, gray):
     cli("images", "roi", store, "master", "gray", "tissue", ",".join(map(str, range(256))))
     assert not len(master(store)["tissue"].spans)
     assert "no list of integers" in cli("images", "roi", store, "master", "gray", "tissue", "a", code=2).err
+
+
+def test_load_v3draw(cli, store, tmp_path):
+    voxels = np.arange(2 * 4 * 5 * 6, dtype="<u2").reshape(2, 4, 5, 6)
+    head = b"raw_image_stack_by_hpengL" + struct.pack("<H4I", 2, 6, 5, 4, 2)
+    (tmp_path / "a.v3draw").write_bytes(head + voxels.tobytes())
+    done = cli("images", "load-v3draw", store, "master", "stack", tmp_path / "a.v3draw", "--create")
+    assert "loaded 6 x 5 x 4 voxels of 2 channels" in done.out
+    np.testing.assert_array_equal(master(store)["stack"][:, :, :], np.moveaxis(voxels, 0, -1))
+    assert "no V3D raw file" in cli("images", "load-v3draw", store, "master", "stack", __file__, code=1).err

@@ -1,4 +1,4 @@
-"""Images in blocks, per version: the datatypes uint8blk, uint16blk, uint32blk, uint64blk, float32blk and rgba8blk."""
+"""Images in blocks, per version: uint8blk, uint16blk, uint32blk, uint64blk, float32blk, rgba8blk and multichan16."""
 
 from .boxes import Extents
 from .events import BlocksWritten
@@ -11,6 +11,7 @@ from .image import (
     Uint32Blk,
     Uint64Blk,
 )
+from .multichannel import MAX_CHANNELS, Multichan16
 from .pinned import PinnedImage
 from .planes import ArbitraryPlane, isotropic_size
 
@@ -20,6 +21,8 @@ __all__ = [
     "Extents",
     "Float32Blk",
     "ImageBlk",
+    "MAX_CHANNELS",
+    "Multichan16",
     "PinnedImage",
     "Rgba8Blk",
     "Uint8Blk",

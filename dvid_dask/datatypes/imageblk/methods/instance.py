@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,9 @@ __all__ = ["Instance"]
 class Instance(Datatype):
     """Settings and extents of an image at a version."""
 
-    value_type: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
+    # of a type, or of an instance whose voxels are known later
+    value_type: str
+    labels: tuple[str, ...]
 
     # ------------------------------------------------------------------ settings
 
