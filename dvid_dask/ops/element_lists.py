@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.annotation import Annotation
-    from dvid_dask.datatypes.base import Mutation, Space, TxSpace
+    from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
     from dvid_dask.ops.drafts import DraftLedger
 
 __all__ = ["BODIES", "TAGS", "ListKind", "Slip", "Slips", "TaskNumbers"]
@@ -232,8 +232,8 @@ class Slips:
             (np.repeat(place, sizes[2]), Directory(rows)),
         )
 
-    def make(self, annotation: Annotation, partition: int, phase: str) -> Result:
-        """Make the lists of a partition; of bodies, tell those that count elements."""
+    def make(self, annotation: Annotation, partition: int, phase: str, to: Callable[[Datatype], bool]) -> Result:
+        """Make the lists of a partition; of bodies, tell those followers for which `to` holds."""
         space = self.ledger.view()
         if (done := self.ledger.mark(space, phase, partition)) is not None:
             return done
@@ -246,7 +246,7 @@ class Slips:
             if self.kind.name == BODIES.name:  # a copy of it, in another process
                 event = _event(m.id, slip, taken, writer.lists)
                 if len(event.label):
-                    m.publish(annotation, event)
+                    m.publish(annotation, event, to=to)
             return {"lists": len(slip.names)}
 
         return self.ledger.commit(phase, partition, step)

@@ -31,6 +31,7 @@ from dvid_dask.datatypes.annotation.elements import Elements, decode_many, encod
 from dvid_dask.datatypes.annotation.filing import tag_pairs
 from dvid_dask.datatypes.annotation.lists import Directory, Drop, place_of
 from dvid_dask.datatypes.base import CONFLICT, Space
+from dvid_dask.datatypes.events import ListsReplaced
 from dvid_dask.datatypes.labelsz import LabelSize
 from dvid_dask.errors import BadRequest, Conflict, DvidError, NotSupported
 from dvid_dask.ops import job
@@ -171,7 +172,7 @@ def load_elements(
     )
     about = {"op": "load-elements", "partitions": partitions}
     ledger = _Draft.start(annotation, name, about, user=user, app=app)
-    run = _Load(_Bulk(ledger, int(ledger.about["partitions"])), keep_last=duplicates == "last")
+    run = _Load(_Bulk(ledger, int(ledger.about["partitions"]), anew=False), keep_last=duplicates == "last")
     try:
         return run(source, client, show, began)
     except DvidError:
@@ -227,7 +228,9 @@ def reload_elements(
         "runs": [key.hex() for key in runs],
     }
     ledger = _Draft.start(annotation, name, about, user=user, app=app)
-    run = _Reload(_Bulk(ledger, int(ledger.about["partitions"])), [bytes.fromhex(key) for key in ledger.about["runs"]])
+    run = _Reload(
+        _Bulk(ledger, int(ledger.about["partitions"]), anew=True), [bytes.fromhex(key) for key in ledger.about["runs"]]
+    )
     try:
         return run(client, show, began)
     except DvidError:
@@ -276,6 +279,7 @@ class _Bulk:
 
     ledger: DraftLedger
     partitions: int
+    anew: bool
     annotation: Annotation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -289,11 +293,11 @@ class _Bulk:
     def tags(self) -> Slips:
         return Slips(self.ledger, TAGS, self.partitions)
 
-    def made_for(self, *, anew: bool) -> state.State:
+    def made_for(self) -> state.State:
         """What blocks and lists are made for."""
         space = self.ledger.base()
         held, wanted = state.read_state(space), self.annotation._wanted_state()
-        if anew or held is None or next(iter(space.keys(keys.BLOCK)), None) is None:
+        if self.anew or held is None or next(iter(space.keys(keys.BLOCK)), None) is None:
             return wanted
         return held
 
@@ -350,22 +354,23 @@ class _Bulk:
         """The phases ``bodies`` and ``tags``."""
         weights = [_PER_PARTITION] * self.partitions
         for slips, title in ((self.bodies, "write lists of bodies"), (self.tags, "write lists of tags")):
-            work = _MakeLists(slips, self.annotation)
+            work = _MakeLists(self, slips)
             job.execute(LedgerPhase(self.ledger, slips.kind.name, title, weights, work), client, show)
 
-    def finish(self, action: str, elements: int, *, anew: bool) -> None:
+    def finish(self, action: str, elements: int) -> None:
         """Have it seen."""
         annotation, source = self.annotation, self.annotation.source
 
         def finish(m: Mutation, space: TxSpace) -> None:
             if source is not None:
                 self._check_unchanged(source, "segmentation")
-            if anew:
+            if self.anew:
                 self._check_unchanged(annotation, "annotation")
-            state.write_state(space, self.made_for(anew=anew))
-            if anew:
+            state.write_state(space, self.made_for())
+            if self.anew:
                 state.forget_merge(space)
-            state.note_change(space, m.id, None if anew else self.ledger.base())
+            m.publish(annotation, ListsReplaced(m.id), to=lambda follower: not self.told_by_task(follower))
+            state.note_change(space, m.id, None if self.anew else self.ledger.base())
             m.log(annotation, {"Action": action, "Elements": elements, "MutationID": m.id})
 
         self.ledger.finish(finish)
@@ -388,22 +393,21 @@ class _Bulk:
             self.ledger.name, self.ledger.mutation, elements, replaced, bodies, tags, time.monotonic() - began
         )
 
-    def count_elsewhere(self, *, anew: bool) -> None:
-        """Have those count anew that count elements and couldn't be told in the job."""
-        mine = self.annotation.version.tree(self.annotation.info).name
-        for follower in self.followers():
-            if follower.version.tree(follower.info).name != mine or (anew and len(follower.follows) > 1):
-                follower.recount()
+    def told_by_task(self, follower: Datatype) -> bool:
+        """Whether tasks tell a follower what they do; others are told at the end that all is new.
 
-    def followers(self) -> list[LabelSize]:
-        """The instances of labelsz that count these elements."""
+        When lists are made anew, what was before isn't told, so who is told by tasks has to begin from nothing.
+        """
+        mine, theirs = self.annotation, follower
+        if theirs.version.tree(theirs.info).name != mine.version.tree(mine.info).name:
+            return False
+        return not self.anew or (isinstance(follower, LabelSize) and follower.follows == [mine.name])
+
+    def followers(self) -> list[Datatype]:
+        """The instances that follow the annotation."""
         annotation = self.annotation
-        found = [
-            annotation.version.instance(info)
-            for info in annotation.repo.state().instances.values()
-            if annotation.info.data_uuid in info.syncs
-        ]
-        return [data for data in found if isinstance(data, LabelSize)]
+        infos = annotation.repo.state().instances.values()
+        return [annotation.version.instance(info) for info in infos if annotation.info.data_uuid in info.syncs]
 
 
 def _slip(names: NDArray[Any], add: tuple[NDArray[np.int64], Elements], drop: tuple[NDArray[np.int64], Drop]) -> Slip:
@@ -412,11 +416,12 @@ def _slip(names: NDArray[Any], add: tuple[NDArray[np.int64], Elements], drop: tu
 
 @dataclass(frozen=True)
 class _MakeLists:
+    bulk: _Bulk
     slips: Slips
-    annotation: Annotation
 
     def __call__(self, partition: int) -> Result:
-        return self.slips.make(self.annotation, partition, self.slips.kind.name)
+        bulk = self.bulk
+        return self.slips.make(bulk.annotation, partition, self.slips.kind.name, bulk.told_by_task)
 
 
 # ---------------------------------------------------------------------- loading
@@ -434,7 +439,7 @@ class _Load:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels of a block (z, y, x)."""
-        return self.bulk.made_for(anew=False).shape
+        return self.bulk.made_for().shape
 
     def __call__(self, source: ElementTable, client: Any, show: Progress, began: float) -> ElementsReport:
         bulk, ledger = self.bulk, self.ledger
@@ -451,8 +456,7 @@ class _Load:
         done = ledger.done("file").values()
         elements, replaced = sum(r["elements"] for r in done), sum(r["replaced"] for r in done)
         report = bulk.report(elements, replaced, began)
-        bulk.finish("load-elements", elements, anew=False)
-        bulk.count_elsewhere(anew=False)
+        bulk.finish("load-elements", elements)
         return report
 
     # -------------------------------------------------------------- the table
@@ -566,8 +570,7 @@ class _Reload:
         bulk.make_lists(client, show)
         elements = sum(r["elements"] for r in ledger.done("scan").values())
         report = bulk.report(elements, 0, began)
-        bulk.finish("reload", elements, anew=True)
-        bulk.count_elsewhere(anew=True)
+        bulk.finish("reload", elements)
         return report
 
     @property
@@ -582,7 +585,7 @@ class _Reload:
             if self._recut:
                 space.delete_prefix(keys.BLOCK)
             for follower in self.bulk.followers():
-                if follower.follows == [self.bulk.annotation.name]:
+                if isinstance(follower, LabelSize) and self.bulk.told_by_task(follower):
                     follower.forget(m)
             return {}
 

@@ -220,11 +220,20 @@ class Mutation:
         """Keep this of a mutation instead."""
         put_undo(self.tx, instance.info.id, self._vid, record, data)
 
-    def publish(self, source: Datatype, event: object) -> None:
+    def publish(self, source: Datatype, event: object, *, to: Callable[[Datatype], bool] | None = None) -> None:
         """Tell the instances that sync with `source`; what they do about it is part of this commit.
 
         A subscriber whose keys lie in another tree (one of the two is unversioned) gets a commit of its own, right
         after this one.
+
+        Parameters
+        ----------
+        source : Datatype
+            Who tells.
+        event : object
+            One of `dvid_dask.datatypes.events`.
+        to : callable, optional
+            Which subscribers; all by default.
         """
         state = self.version.repo.state()
         me = source.info.data_uuid
@@ -236,6 +245,8 @@ class Mutation:
             for info in state.instances.values():
                 if me in info.syncs:
                     subscriber = self.version.instance(info)
+                    if to is not None and not to(subscriber):
+                        continue
                     if self._shares_tree(info):
                         subscriber.on_event(self, event)
                     else:
