@@ -2,9 +2,9 @@
 
 ::
 
-    dvid-dask:///data/fly-store@fly:master/meshes/body/1.drc
-    dvid-dask+s3://bucket/fly-store@8f03a1/meshes/body/1.drc
-                  store             @ version / instance / key
+    dviddask:///data/fly-store@fly:master/meshes/body/1.drc
+    dviddask://s3://bucket/fly-store@8f03a1/meshes/body/1.drc
+               store                @version/instance/key
 
 The version is a selector: a UUID or its beginning, ``UUID:branch``, ``alias:branch``, or a branch where there is one
 repository. An ``@`` in the store's place is written ``%40``. Keys are paths: what comes before a ``/`` is a directory,
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOLS", "KeyValueFileSystem", "register"]
 
-PROTOCOLS = ("dvid-dask", "dvid-dask+file", "dvid-dask+memory", "dvid-dask+s3", "dvid-dask+gs")
-"""What URLs begin with; the part after the plus is the store's own scheme, a path without."""
+PROTOCOLS = ("dviddask", "dvid-dask")
+"""What URLs begin with. xarray takes a name with a hyphen for that of a folder: use the first one."""
 
-_URL = re.compile(r"dvid-dask(?:\+(\w+))?://([^@]*)@([^/]+)/([^/]+)(?:/(.*))?", re.DOTALL)
+_URL = re.compile(r"(?:dviddask|dvid-dask)://([^@]*)@([^/]+)/([^/]+)(?:/(.*))?", re.DOTALL)
 _FEW = 64  # keys of a directory that are gone through before the listing jumps to its end
 
 
@@ -46,12 +46,9 @@ def _parse(url: str) -> tuple[str, str, str, str]:
     """Store, version, instance and path of a URL."""
     match = _URL.fullmatch(url)
     if match is None:
-        raise BadRequest(
-            f"{url!r} is not of the form dvid-dask://STORE@VERSION/INSTANCE/KEY (see dvid_dask.filesystem)"
-        )
-    scheme, store, version, instance, path = match.groups()
-    place = unquote(store)
-    return (f"{scheme}://{place}" if scheme else place), unquote(version), unquote(instance), path or ""
+        raise BadRequest(f"{url!r} is not of the form dviddask://STORE@VERSION/INSTANCE/KEY (see dvid_dask.filesystem)")
+    store, version, instance, path = match.groups()
+    return unquote(store), unquote(version), unquote(instance), path or ""
 
 
 class KeyValueFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -83,7 +80,7 @@ class KeyValueFileSystem(AbstractFileSystem):  # type: ignore[misc]
     >>> fs.ls("", detail=False), fs.glob("**/*.txt"), notes["soma/1.txt"]
     (['readme', 'soma'], ['soma/1.txt', 'soma/2.txt'], b'left')
     >>> import fsspec
-    >>> with fsspec.open("dvid-dask+memory://files@fly:master/notes/soma/2.txt") as file:
+    >>> with fsspec.open("dviddask://memory://files@fly:master/notes/soma/2.txt") as file:
     ...     file.read()
     b'right'
     """
@@ -129,7 +126,7 @@ class KeyValueFileSystem(AbstractFileSystem):  # type: ignore[misc]
     @property
     def fsid(self) -> str:
         """Names the instance and the version."""
-        return f"dvid-dask_{self.kv.info.data_uuid}_{self.kv.version.uuid}"
+        return f"dviddask_{self.kv.info.data_uuid}_{self.kv.version.uuid}"
 
     # ------------------------------------------------------------------ URLs
 
@@ -138,7 +135,7 @@ class KeyValueFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if isinstance(path, list):
             return [cls._strip_protocol(p) for p in path]
         text = fsspec.utils.stringify_path(path)
-        if text.startswith("dvid-dask") and "://" in text:
+        if text.startswith(tuple(f"{name}://" for name in PROTOCOLS)):
             text = _parse(text)[3]
         return text.strip("/")
 
@@ -152,9 +149,8 @@ class KeyValueFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def unstrip_protocol(self, name: str) -> str:
         """The URL of a path, with the version's UUID."""
         path, version = self._strip_protocol(name), self.kv.version
-        scheme, _, place = version.datastore.url.partition("://")
-        store = quote(place, safe="/:?&=~+,;")
-        return f"dvid-dask+{scheme}://{store}@{version.uuid}/{quote(self.kv.name, safe='')}/{path}"
+        store = quote(version.datastore.url.removeprefix("file://"), safe="/:?&=~+,;")
+        return f"{PROTOCOLS[0]}://{store}@{version.uuid}/{quote(self.kv.name, safe='')}/{path}"
 
     # ------------------------------------------------------------------ looking
 

@@ -196,6 +196,18 @@ def test_the_page_on_neurons_runs(tmp_path):
     assert printed.splitlines()[-1] == str(sum(b for b in range(1000, 3000) if b % 7 == 3))
 
 
+def test_the_page_on_regions_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/regions.md", "python")), tmp_path)
+    assert "20 284 220 264" in printed
+    assert f"\n{80 * 128 * 250}\n" in printed
+
+
+def test_the_page_on_values_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/keyvalue.md", "python")), tmp_path)
+    assert "['KC', 'MBON']\n1.0\n['skeletons/1.swc', 'skeletons/2.swc'] b'left' 10" in printed
+    assert "8000000 b'" in printed
+
+
 def test_the_notebook_runs(tmp_path):
     """Its code cells, one after the other, as a script."""
     cells = json.loads((ROOT / "notebooks" / "first_look.ipynb").read_text())["cells"]

@@ -251,11 +251,11 @@ def test_committed_versions_are_read(fs, kv):
 
 
 def test_urls():
-    assert _parse("dvid-dask:///data/fly@fly:master/notes/a/b@c") == ("/data/fly", "fly:master", "notes", "a/b@c")
-    url = "dvid-dask+s3://bucket/x?endpoint=http://h:1@12ab/notes"
+    assert _parse("dviddask:///data/fly@fly:master/notes/a/b@c") == ("/data/fly", "fly:master", "notes", "a/b@c")
+    url = "dvid-dask://s3://bucket/x?endpoint=http://h:1@12ab/notes"
     assert _parse(url) == ("s3://bucket/x?endpoint=http://h:1", "12ab", "notes", "")
-    assert _parse("dvid-dask://a%40b@:b~1/n%2F/k") == ("a@b", ":b~1", "n/", "k")
-    for bad in ("dvid-dask:///data/fly", "dvid-dask:///data/fly@v", "dvid-dask:///data/fly@/n", "dvid-dask://x@v//k"):
+    assert _parse("dviddask://a%40b@:b~1/n%2F/k") == ("a@b", ":b~1", "n/", "k")
+    for bad in ("dviddask:///data/fly", "dviddask:///data/fly@v", "dviddask:///data/fly@/n", "dviddask://x@v//k"):
         with pytest.raises(BadRequest, match="STORE@VERSION"):
             _parse(bad)
 
@@ -268,23 +268,23 @@ def test_urls_find_the_instance(tmp_path):
     kv["a/b.txt"] = b"1"
     place = str(store).replace("@", "%40")
     for version in ("master", ":master", "fly:master", repo.root, repo.root[:9]):
-        url = f"dvid-dask://{place}@{version}/notes/a/b.txt"
+        url = f"dviddask://{place}@{version}/notes/a/b.txt"
         with fsspec.open(url) as file:
             assert file.read() == b"1"
         fs, path = fsspec.url_to_fs(url)
         assert (path, fs.kv) == ("a/b.txt", kv)
     whole = fs.unstrip_protocol("a/b.txt")
     assert fsspec.url_to_fs(whole) == (fs, "a/b.txt")
-    assert whole.startswith("dvid-dask+file:///")
+    assert whole.startswith("dviddask:///")
     copy = pickle.loads(pickle.dumps(fs))
     assert copy == fs
     assert copy is pickle.loads(pickle.dumps(fs))  # opened once in a process
     assert hash(copy) == hash(fs)
     assert copy.cat_file(path) == b"1"
     with pytest.raises(NotSupported, match="labelmap"):
-        fsspec.url_to_fs(f"dvid-dask://{place}@master/segmentation/x")
+        fsspec.url_to_fs(f"dviddask://{place}@master/segmentation/x")
     with pytest.raises(UnknownInstance):
-        fsspec.url_to_fs(f"dvid-dask://{place}@master/nothing/x")
+        fsspec.url_to_fs(f"dviddask://{place}@master/nothing/x")
 
 
 def test_the_entry_points_are_these():
@@ -303,7 +303,7 @@ def url(tmp_path):
     """Of a keyvalue instance on disk."""
     repo = dvid_dask.create(str(tmp_path / "store"), compact="never").new_repo()
     repo.new_instance("keyvalue", "files")
-    return f"dvid-dask://{tmp_path}/store@master/files"
+    return f"dviddask://{tmp_path}/store@master/files"
 
 
 def test_pandas_and_dask_read_and_write_tables(url):
@@ -334,6 +334,7 @@ def test_zarr_and_xarray(url):
     data = xr.Dataset({"density": (("y", "x"), np.ones((4, 5)))})
     data.to_zarr(f"{url}/set.zarr")
     xr.testing.assert_identical(xr.open_zarr(f"{url}/set.zarr").load(), data)
+    assert "set.zarr/density/c/0/0" in fs.kv
 
 
 def test_workers_of_a_cluster_read_and_write(url):

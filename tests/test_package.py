@@ -126,7 +126,7 @@ def test_it_works_away_from_the_checkout(environment):
         import dvid_dask
 
         command, store, root = sys.argv[1:]
-        assert fsspec.get_filesystem_class("dvid-dask").__module__ == "dvid_dask.filesystem"
+        assert fsspec.get_filesystem_class("dviddask").__module__ == "dvid_dask.filesystem"
         labels = np.arange(64**3, dtype=np.uint64).reshape(64, 64, 64) // 1000
         seg = dvid_dask.open(store, compact="never")[root]["seg"]
         seg.write(labels, (0, 0, 0))

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import dvid_dask
-from dvid_dask.cli import bench, elements, images, labels, meshes, nanovdb, neurons, nodes, repos, stores, volumes
+from dvid_dask.cli import (
+    bench,
+    elements,
+    images,
+    keyvalues,
+    labels,
+    meshes,
+    nanovdb,
+    neurons,
+    nodes,
+    repos,
+    stores,
+    volumes,
+)
 from dvid_dask.cli.console import say
 
 __all__ = ["app"]
@@ -57,5 +70,6 @@ labels.app.command("mesh")(meshes.mesh)
 app.add_typer(labels.app, name="labels")
 app.add_typer(elements.app, name="elements")
 app.add_typer(images.app, name="images")
+app.add_typer(keyvalues.app, name="keyvalue")
 app.add_typer(neurons.app, name="neurons")
 app.add_typer(bench.app, name="bench")

@@ -28,8 +28,14 @@ from dvid_dask.ops.split_by import SplitReport, split_by
 from dvid_dask.ops.statistics import body_statistics, sparse_volumes
 from dvid_dask.ops.tiles import TilesReport, generate_tiles
 from dvid_dask.ops.v3draw import V3drawReport, load_v3draw
+from dvid_dask.ops.values_in import ImportReport, import_values
+from dvid_dask.ops.values_out import ValuesReport, export_values
 
 __all__ = [
+    "import_values",
+    "ImportReport",
+    "export_values",
+    "ValuesReport",
     "region_of",
     "label_array",
     "partition",

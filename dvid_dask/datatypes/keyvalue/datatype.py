@@ -17,26 +17,10 @@ from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, registe
 from dvid_dask.errors import BadRequest, NotFound, did_you_mean
 from dvid_dask.versions.records import go_time
 
-from .values import CHUNK, CHUNKS, KEYS, NOTES, Upload, Value, drop_chunks, is_large, missing_chunks, size_of
+from .keys import KEYS, decode_key, encode_key
+from .values import CHUNK, CHUNKS, NOTES, Upload, Value, drop_chunks, is_large, missing_chunks, size_of
 
 __all__ = ["KeyValue", "ValueWriter"]
-
-#: Longest key, in bytes of UTF-8. Keys share the nodes of the tree, so a longer one would slow down its neighbours.
-MAX_KEY = 4096
-
-
-def _encode_key(key: str) -> bytes:
-    if not isinstance(key, str):
-        raise BadRequest(f"a key is a string, not {type(key).__name__}")
-    if not key or "\0" in key:
-        raise BadRequest(f"key {key!r} can't be used: expected at least one character and no NUL")
-    try:
-        data = key.encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest(f"key {key!r} is no valid Unicode text: {error}") from None
-    if len(data) > MAX_KEY:
-        raise BadRequest(f"key {key[:40]!r}... has {len(data)} bytes: {MAX_KEY} are possible")
-    return KEYS + data
 
 
 def _as_bytes(key: str, value: object) -> bytes | memoryview:
@@ -46,10 +30,6 @@ def _as_bytes(key: str, value: object) -> bytes | memoryview:
         view = memoryview(value)
         return view.cast("B") if view.c_contiguous else view.tobytes()
     raise BadRequest(f"the value of {key!r} must be bytes, not {type(value).__name__}")
-
-
-def _decode_key(key: bytes) -> str:
-    return key[1:].decode()
 
 
 class _Items(ItemsView[str, bytes]):
@@ -119,7 +99,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
             When the key is empty, holds NUL or is longer than 4096 bytes.
         """
         space = self.view()
-        stored = space.get(_encode_key(key))
+        stored = space.get(encode_key(key))
         if stored is not None and is_large(stored):
             return Value(space, stored).read()
         return stored or default
@@ -142,7 +122,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         (5000003, b'end')
         """
         space = self.view()
-        stored = space.get(_encode_key(key))
+        stored = space.get(encode_key(key))
         return None if stored is None else Value(space, stored)
 
     def __getitem__(self, key: str) -> bytes:
@@ -176,13 +156,13 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
     def iter_values(self, keys: Sequence[str], *, batch: int = 256) -> Iterator[Value | None]:
         """As `iter_many`, each to be read in parts; a value of length zero is there, but false."""
-        space, encoded = self.view(), [_encode_key(k) for k in keys]
+        space, encoded = self.view(), [encode_key(k) for k in keys]
         batches = (encoded[at : at + batch] for at in range(0, len(encoded), batch))
         return (None if v is None else Value(space, v) for part in batches for v in space.get_many(part))
 
     def exists(self, key: str) -> bool:
         """True when the key is there, also with a value of length zero."""
-        return self.view().get(_encode_key(key)) is not None
+        return self.view().get(encode_key(key)) is not None
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(key) and "\0" not in key and self.exists(key)
@@ -196,7 +176,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
     def _keys(self, space: Space, first: str | None, last: str | None) -> Iterator[str]:
         start, stop = self._bounds(first, last)
-        return (_decode_key(k) for k in space.keys(KEYS, start, stop))
+        return (decode_key(k) for k in space.keys(KEYS, start, stop))
 
     def keyrange(self, first: str, last: str) -> list[str]:
         """Keys from `first` to `last`, both included, in byte order of UTF-8; empty when `first` comes after `last`."""
@@ -213,7 +193,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         """As `get_range`, each value to be read in parts."""
         start, stop = self._bounds(first, last)
         space = self.view()
-        return ((_decode_key(k), Value(space, v)) for k, v in space.scan(KEYS, start, stop) if v)
+        return ((decode_key(k), Value(space, v)) for k, v in space.scan(KEYS, start, stop) if v)
 
     def sizes(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[str, int]]:
         """Keys from `first` to `last`, both included, in order, with the bytes of their values, zero too.
@@ -223,7 +203,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         start, stop = self._bounds(first, last)
         space = self.view()
         for key, length, stored in space.lengths(KEYS, start, stop):
-            yield _decode_key(key), size_of(length, stored, partial(space.get, key))
+            yield decode_key(key), size_of(length, stored, partial(space.get, key))
 
     def __iter__(self) -> Iterator[str]:
         """All keys, in byte order of UTF-8, also those with values of length zero."""
@@ -276,7 +256,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
     ) -> None:
         """Set many keys in one commit: all or nothing. Of a key given twice, the last value stays."""
         pairs = [(k, _as_bytes(k, v)) for k, v in (items.items() if isinstance(items, Mapping) else items)]
-        encoded = [_encode_key(key) for key, _ in pairs]
+        encoded = [encode_key(key) for key, _ in pairs]
         self.check_open(force)
         if not pairs:
             return
@@ -335,7 +315,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         ------
         BadRequest, LockedVersion
         """
-        data = _encode_key(key)
+        data = encode_key(key)
 
         def remove(m: Mutation, space: TxSpace) -> None:
             drop_chunks(space, (data,))
@@ -352,7 +332,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         BadRequest, LockedVersion
         """
         names = list(keys)
-        encoded = [_encode_key(key) for key in names]
+        encoded = [encode_key(key) for key in names]
 
         def remove(m: Mutation, space: TxSpace) -> None:
             drop_chunks(space, encoded)
@@ -376,7 +356,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
         NotFound
             When it isn't there.
         """
-        data = _encode_key(key)
+        data = encode_key(key)
 
         def remove(m: Mutation, space: TxSpace) -> None:
             if space.get(data) is None:
@@ -405,7 +385,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
 
     def describe_change(self, key: bytes) -> Any:
         """The key as text."""
-        return _decode_key(key) if key[:1] == KEYS else None
+        return decode_key(key) if key[:1] == KEYS else None
 
     def disagreements(self) -> Iterator[str]:
         """Large values of which chunks are missing."""
@@ -416,7 +396,7 @@ class KeyValue(Datatype, MutableMapping[str, bytes]):
             held = stored if stored is not None else space.get(key)
             missing = missing_chunks(space, held) if held is not None else []
             if missing:
-                yield f"key {_decode_key(key)!r}: chunks {missing[:5]} of its value are missing or of a wrong length"
+                yield f"key {decode_key(key)!r}: chunks {missing[:5]} of its value are missing or of a wrong length"
 
 
 class ValueWriter:
@@ -432,7 +412,7 @@ class ValueWriter:
 
     def __init__(self, kv: KeyValue, key: str, *, user: str = "", app: str = "", force: bool = False) -> None:
         self._key = key
-        self._encoded = _encode_key(key)
+        self._encoded = encode_key(key)
         kv.check_open(force)
         self._kv = kv
         self._stage = kv._stage(user, app, force)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK",
     "CHUNKS",
-    "KEYS",
     "NOTES",
     "Upload",
     "Value",
@@ -46,7 +45,7 @@ __all__ = [
     "size_of",
 ]
 
-KEYS, CHUNKS, NOTES = b"k", b"c", b"u"
+CHUNKS, NOTES = b"c", b"u"
 
 CHUNK = 1 << 20
 """Bytes of a chunk, and of the largest value that is stored as it is."""
