@@ -23,14 +23,17 @@ import numpy.typing as npt
 import dvid_dask
 from dvid_dask import ops
 from dvid_dask.demo.mistakes import Mistakes, border_of, make_mistakes
+from dvid_dask.demo.synapses import synapse_table
 from dvid_dask.demo.volume import Volume, make_volume
 from dvid_dask.store import StoreError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
-    from dvid_dask.datatypes.keyvalue import KeyValue
     from dvid_dask.datatypes.labelmap import LabelMap
+    from dvid_dask.datatypes.labelsz import LabelSize
+    from dvid_dask.datatypes.neuronjson import NeuronJSON
     from dvid_dask.versions import Version
 
 __all__ = ["TourError", "tour"]
@@ -78,20 +81,27 @@ def tour(store: Path, picture: Path, shape: tuple[int, int, int], seed: int, wor
     master = repo["master"]
     repo.new_instance("uint8blk", "grayscale")
     repo.new_instance("labelmap", "segmentation", {"MaxDownresLevel": "2"})
-    repo.new_instance("keyvalue", "synapses")
+    repo.new_instance("annotation", "synapses").set_syncs(["segmentation"])
+    repo.new_instance("labelsz", "synapse-counts").set_syncs(["synapses"])
+    repo.new_instance("neuronjson", "neurons")
     with _cluster(workers) as client:
         for name, array in (("grayscale", volume.gray), ("segmentation", volume.supervoxels)):
             report = ops.ingest(array, master[name], client=client, progress=False, app="demo")
             say.line(
                 f"{name}: {report}, all scales{' and the label index' if name == 'segmentation' else ''} included."
             )
-    cast("KeyValue", master["synapses"]).put_many(_synapses_by_body(volume))
+        found = ops.load_elements(synapse_table(volume), master["synapses"], client=client, progress=False, app="demo")
+        say.line(f"synapses: {found}.")
 
     say.chapter("Agglomerate: merge supervoxels into bodies, each merge one atomic commit")
     t = time.perf_counter()
     merges = _agglomerate(master, mistakes)
     each = 1e3 * (time.perf_counter() - t) / merges
-    say.line(f"{merges} merges, {each:.0f} ms each; voxels, coarser scales and compressed blocks stay as they are.")
+    say.line(
+        f"{merges} merges, {each:.0f} ms each, lists of synapses included; voxels, coarser scales and compressed "
+        "blocks stay as they are."
+    )
+    _annotate(master)
     master.commit("as segmented", ["ingested and agglomerated by the demo"])
     say.line(f"Committed as version {master.uuid[:12]}: locked for ever.")
 
@@ -165,19 +175,19 @@ def _cluster(workers: int) -> Iterator[Any]:
         yield client
 
 
-def _synapses_by_body(volume: Volume) -> dict[str, bytes]:
-    """The connections of each presynaptic neuron, as JSON under its id."""
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in volume.synapses:
-        found[int(row["pre_body"])].append(
-            {"pre": row["pre"].tolist()[::-1], "post": row["post"].tolist()[::-1], "to": int(row["post_body"])}
-        )
-    return {str(body): json.dumps(rows).encode() for body, rows in found.items()}
-
-
 def _labels(version: Version) -> LabelMap:
     """The segmentation at a version."""
     return cast("LabelMap", version["segmentation"])
+
+
+def _annotate(version: Version) -> None:
+    """What is known of each body, as people would note it."""
+    counts = cast("LabelSize", version["synapse-counts"]).table()
+    noted = {
+        int(row.Index): {"status": "Anchor", "pre": int(row.PreSyn), "post": int(row.PostSyn)}
+        for row in counts.itertuples()
+    }
+    cast("NeuronJSON", version["neurons"]).put_many(noted, user="agglomeration")
 
 
 def _agglomerate(version: Version, mistakes: Mistakes) -> int:
@@ -208,6 +218,9 @@ def _proofread(master: Version, mistakes: Mistakes, say: _Narrator) -> Edits:
         f"{len(mistakes.cleave)} supervoxels of body {mistakes.merger} belong to another neuron: cleaved off as "
         f"{cleaved}, {1e3 * (time.perf_counter() - t):.0f} ms."
     )
+    neurons = cast("NeuronJSON", branch["neurons"])
+    for body in (target, mistakes.merger, cleaved):
+        neurons.update(body, {"status": "Traced"}, user="proofreader")
     return Edits(master, branch, cleaved)
 
 
@@ -220,16 +233,24 @@ def _sizes(version: Version, bodies: list[int]) -> list[int]:
     return [int(n) for n in _labels(version).sizes(bodies)]
 
 
+def _synapses(version: Version, bodies: list[int]) -> list[int]:
+    """Sites of synapses in bodies."""
+    counts = cast("LabelSize", version["synapse-counts"])
+    return [int(n) for n in counts.counts(bodies, "AllSyn")]
+
+
 def _compare(edits: Edits, mistakes: Mistakes, say: _Narrator) -> None:
     from rich.padding import Padding
     from rich.table import Table
 
     bodies = _edited(edits, mistakes)
     table = Table("body", box=None, pad_edge=False, header_style="dim")
-    for heading in ("voxels on master", "voxels on proofread"):
+    for heading in ("voxels on master", "on proofread", "synapses on master", "on proofread"):
         table.add_column(heading, justify="right")
-    for body, *sizes in zip(bodies, _sizes(edits.master, bodies), _sizes(edits.branch, bodies), strict=True):
-        table.add_row(str(body), *(f"{n:,}" if n else "-" for n in sizes))
+    both = (edits.master, edits.branch)
+    columns = [_sizes(version, bodies) for version in both] + [_synapses(version, bodies) for version in both]
+    for body, *figures in zip(bodies, *columns, strict=True):
+        table.add_row(str(body), *(f"{n:,}" if n else "-" for n in figures))
     say.console.print(Padding(table, (0, 0, 0, 11)))
 
     before, after = (_slice(v, mistakes.z) for v in (edits.master, edits.branch))
@@ -301,6 +322,12 @@ def _check_over_http(store: Path, edits: Edits, mistakes: Mistakes, volume: Volu
             checks.append((f"sizes at {version.branch}", sizes == _sizes(version, bodies)))
             counted = [int(np.count_nonzero(labels == b)) for b in bodies]
             checks.append((f"label index at {version.branch}, against a count of the voxels", sizes == counted))
+            checks.append(
+                (
+                    f"synapses of bodies at {version.branch}, against the voxels under them",
+                    _same_lists(f"{node}/synapses", bodies, labels, synapse_table(volume)),
+                )
+            )
         info = json.loads(_get(f"{url}/api/repos/info"))
         checks.append(("versions of the repository", len(info[edits.master.repo.root]["DAG"]["Nodes"]) == 2))
         for what, right in checks:
@@ -308,6 +335,17 @@ def _check_over_http(store: Path, edits: Edits, mistakes: Mistakes, volume: Volu
         if not all(right for _, right in checks):
             raise TourError("the server's answers differ from what was written")
     say.line("Stopped by SIGTERM; it ended cleanly.")
+
+
+def _same_lists(url: str, bodies: list[int], labels: npt.NDArray[np.uint64], sites: pd.DataFrame) -> bool:
+    """Whether the lists of bodies hold the sites whose voxels are theirs."""
+    points = sites[["x", "y", "z"]].to_numpy()
+    under = labels[points[:, 2], points[:, 1], points[:, 0]]
+    return all(
+        sorted(element["Pos"] for element in json.loads(_get(f"{url}/label/{body}")))
+        == sorted(points[under == body].tolist())
+        for body in bodies
+    )
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def test_the_tour(tmp_path):
     done = run_tour(tmp_path, "--size", "128", "--workers", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WRONG" not in done.stdout
-    assert done.stdout.count("equal ") == 8
+    assert done.stdout.count("equal ") == 10
     assert (tmp_path / "out/demo.png").read_bytes().startswith(b"\x89PNG")
     repo = dvid_dask.open(str(tmp_path / "out/store"), compact="never").repos.named("demo")
     assert set(repo.branches) == {"master", "proofread"}
