@@ -202,6 +202,8 @@ DEEP = b"[" * 100_000
         ("POST", "key/1?u=ann", b'{"bodyid": 1, "a": "' + b"x" * (17 << 20) + b'"}'),
         ("POST", "key/1?u=ann", b'{"bodyid": 1, "a": 1' + b"0" * 100_000 + b"}"),
         ("POST", "key/1", b'{"bodyid": 1}'),
+        ("POST", "key/1?u=ann", b'{"bodyid": 1, "' + b"n" * 1001 + b'": 1}'),
+        ("POST", "query", b'{"' + b"n" * 1001 + b'": 1}'),
         ("POST", "key/0?u=ann", b'{"bodyid": 0}'),
         ("POST", "key?u=ann", b'{"bodyid": 1}'),
         *[("POST", f"key/{k}?u=ann", b'{"bodyid": 1}') for k in ("x", "-1", "+1", "1.0", "1e3", "0x1", "١", "1" * 50)],

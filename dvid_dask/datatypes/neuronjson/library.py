@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from .record import NEURON, Selection, body_of, is_stamp, key_of, member
 __all__ = ["Table", "memory", "set_memory", "tables"]
 
 Bodies = NDArray[np.uint64]
+Trees: TypeAlias = Callable[[], Iterable[str]]
 
 #: Annotations in memory at a time where not all of them may be.
 PART: Final = 4096
@@ -214,7 +215,7 @@ class Library:
         held = [table for _, table in list(self._held.values())]
         return sum(16 * len(table) for table in held) + (held[-1].rows.nbytes if held else 0)
 
-    def table(self, space: Space, store: Store, trees: Sequence[str], limit: int) -> Table | None:
+    def table(self, space: Space, store: Store, trees: Trees, limit: int) -> Table | None:
         """The table of a state; None if it takes more than `limit` bytes. See `tables`."""
         token = space.token
         held = self._held.get(token)  # without the lock, which somebody may hold for long
@@ -233,12 +234,12 @@ class Library:
                         self._tidy(limit)
         return None if held is None else held[1]
 
-    def _nearest(self, space: Space, store: Store, trees: Sequence[str]) -> Table | None:
+    def _nearest(self, space: Space, store: Store, trees: Trees) -> Table | None:
         """A table made from the one that is most like it."""
         by_tree = {before.view.name: (before, table) for before, table in self._held.values()}
         if not by_tree:
             return None
-        name = next((tree for tree in trees if tree in by_tree), next(reversed(by_tree)))
+        name = next((tree for tree in trees() if tree in by_tree), next(reversed(by_tree)))
         before, table = by_tree[name]
         prefix = space.prefix + NEURON
         known = space.view.changed_since(before.view)
@@ -296,7 +297,7 @@ def set_memory(nbytes: int) -> None:
         _libraries.clear()
 
 
-def tables(space: Space, name: Hashable, store: Store, trees: Sequence[str]) -> Iterator[Table]:
+def tables(space: Space, name: Hashable, store: Store, trees: Trees) -> Iterator[Table]:
     """The annotations of a state: one table if they may be in memory, else one after the other, in order.
 
     Parameters
@@ -307,8 +308,8 @@ def tables(space: Space, name: Hashable, store: Store, trees: Sequence[str]) -> 
         Of the instance, in this process.
     store : Store
         Where it is.
-    trees : sequence of str
-        Names of trees with versions that this one may be like, most alike first.
+    trees : callable
+        Gives the names of trees with versions that this one may be like, most alike first.
     """
     with _lock:
         library = _libraries.setdefault(name, Library())

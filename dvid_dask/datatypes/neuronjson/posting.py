@@ -16,7 +16,7 @@ import msgspec
 
 from dvid_dask.errors import BadRequest
 
-from .record import is_stamp, to_json
+from .record import check_name, is_stamp, to_json
 
 __all__ = ["check_post", "field_of", "merge_annotations", "moment_of", "post", "time_text"]
 
@@ -52,7 +52,7 @@ def check_post(body: int, posted: Mapping[str, Any]) -> None:
     Raises
     ------
     BadRequest
-        ``bodyid`` is missing or another one, or is given stamps; a time is no text.
+        ``bodyid`` is missing or another one, or is given stamps; a time is no text; a name is too long.
     """
     given = posted.get("bodyid")
     if given is None:
@@ -63,6 +63,7 @@ def check_post(body: int, posted: Mapping[str, Any]) -> None:
         if name in posted:
             raise BadRequest(f"{name!r} can't be set: body ids have no stamps")
     for name, value in posted.items():
+        check_name(name)
         if name.endswith("_time") and value is not None and not isinstance(value, str):
             raise BadRequest(f"{name!r} is {value!r:.40}: a time is a text, as '2026-03-01T12:00:00Z'")
 

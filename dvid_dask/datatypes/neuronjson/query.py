@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from dvid_dask.errors import BadRequest
 
-from .record import MAX_BODY, tidy
+from .record import MAX_BODY, check_name, tidy
 
 __all__ = ["AnyOf", "Demand", "Exists", "Query", "elements", "find_regex", "parse_query"]
 
@@ -110,6 +110,9 @@ def parse_query(query: Any) -> Query:
     tidied = [tidy(each) for each in objects]
     if sum(len(v) if isinstance(v, list) else 1 for each in tidied for v in each.values()) > MAX_VALUES:
         raise BadRequest(f"a query may hold {MAX_VALUES} values at most")
+    for each in tidied:
+        for name in each:
+            check_name(name)
     bodies = _bodies_alone(tidied)
     if bodies is not None:
         return Query([{"bodyid": AnyOf(numbers=set(bodies))}], bodies)

@@ -59,6 +59,8 @@ DOCUMENTS: Final = ("json_schema", "schema", "schema_batch")
 
 #: Largest annotation, stamps and all, in bytes of JSON.
 MAX_SIZE: Final = 16 << 20
+#: Longest name of a member, in characters.
+MAX_NAME: Final = 1000
 #: How deep its values may be nested.
 MAX_DEPTH: Final = 100
 
@@ -68,6 +70,17 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 _encode_as_is = msgspec.json.Encoder().encode
 _objects = msgspec.json.Decoder(dict[str, Any])
 _raws = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def check_name(name: str) -> None:
+    """Refuse names that no member can have.
+
+    Raises
+    ------
+    BadRequest
+    """
+    if len(name) > MAX_NAME:
+        raise BadRequest(f"the name {name[:40]!r}... has {len(name)} characters: {MAX_NAME} are possible")
 
 
 def check_body(body: object) -> int:

@@ -109,10 +109,11 @@ class Reading(Datatype, Mapping[int, dict[str, Any]]):
 
     def _tables(self, space: Space | None = None) -> Iterator[Table]:
         version = self.version
-        trees: list[str] = []
-        if self.info.versioned:
-            nodes = self.repo.state().nodes
-            trees = [nodes[v].tree for v in self.repo.state().first_parents(version.id)]
+
+        def trees() -> Iterator[str]:
+            state = self.repo.state()
+            return (state.nodes[v].tree for v in state.first_parents(version.id) if self.info.versioned)
+
         name = version.datastore.url, self.info.data_uuid
         return tables(space or self.view(), name, version.datastore.store, trees)
 
