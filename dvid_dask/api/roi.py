@@ -37,6 +37,9 @@ _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Span = tuple[_Int32, _Int32, _Int32, _Int32]
 _Point = tuple[_Int32, _Int32, _Int32]
 
+_MAX_BODY = 64 << 20
+"""Bytes of a list of spans or points: about 3 million spans, which take 500 MB once decoded."""
+
 _TOGETHER = 4096
 """Subvolumes made into JSON at a time."""
 
@@ -79,7 +82,7 @@ def post_roi(call: Call) -> Response:
     Repeated spans count once. A span that ends before it begins is refused, and nothing is changed.
     """
     roi: Roi = call.instance
-    roi.replace(_rows(call.body.all(), _Span, 4), user=call.user, app=call.app, force=call.force)
+    roi.replace(_rows(call.body.all(_MAX_BODY), _Span, 4), user=call.user, app=call.app, force=call.force)
     return empty()
 
 
@@ -116,7 +119,7 @@ def post_ptquery(call: Call) -> Response:
 
     Changes nothing, so it is answered at committed versions too.
     """
-    points = _rows(call.body.all(), _Point, 3)
+    points = _rows(call.body.all(_MAX_BODY), _Point, 3)
     return json(call.instance.contains(points[:, ::-1]).tolist())
 
 

@@ -126,6 +126,15 @@ def test_what_is_not_offered_is_refused_and_changes_nothing(client, area, method
     assert spans(client, area) == SPANS
 
 
+@pytest.mark.parametrize("path", ["roi", "ptquery"])
+def test_a_body_that_is_too_long_is_refused_before_it_is_read(client, area, path):
+    before = spans(client, area)
+    for body in (b"[" + b"[0,0,0,0]," * 7_000_000 + b"[0,0,0,0]]", (b" " * 10_000_000 for _ in range(7))):
+        answer = client.post(f"{area}/{path}", content=body)
+        assert (answer.status_code, "longer than the 67108864" in answer.text) == (400, True)
+    assert spans(client, area) == before
+
+
 def test_info_tells_the_z_range_of_the_version_asked_for(client, repo, area):
     client.commit(repo)
     child = client.child(repo)
