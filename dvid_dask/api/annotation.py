@@ -17,9 +17,9 @@ from dvid_dask.datatypes.annotation.parsing import (
 )
 from dvid_dask.errors import BadRequest
 
-from .common import post_sync, post_tags
+from .common import post_sync, post_tags, undoable
 from .face import Call, Face
-from .geometry import UINT64_MAX, parse_int, parse_point, zyx
+from .geometry import UINT64_MAX, parse_int, parse_label, parse_point, zyx
 from .responses import Response, empty, escaped, json, stream
 
 if TYPE_CHECKING:
@@ -155,6 +155,29 @@ def json_list(parts: Iterable[list[bytes]], *, none: bytes = b"[]") -> Iterator[
             yield lead + escaped(b",".join(part))
             lead = b","
     yield none if lead == b"[" else b"]"
+
+
+# ---------------------------------------------------------------------- undo
+
+
+@face.get("undo", head=False)
+def get_undo(call: Call) -> Response:
+    """The edits of elements of this version that can be undone or redone, oldest first: as ``undo`` of a labelmap."""
+    return json(undoable(of(call).undoable()))
+
+
+@face.post("undo", args="/<mutation id>")
+def post_undo(call: Call) -> Response:
+    """Take an edit of elements back; 409 if elements that it changed were changed since. Answers the mutation id."""
+    mutation = parse_label(call.arg(0, "a mutation id"), "mutation id")
+    return json({"MutationID": of(call).undo(mutation, **who(call))})
+
+
+@face.post("redo", args="/<mutation id>")
+def post_redo(call: Call) -> Response:
+    """Do an edit again that ``undo`` took back; the id is that of the edit."""
+    mutation = parse_label(call.arg(0, "a mutation id"), "mutation id")
+    return json({"MutationID": of(call).redo(mutation, **who(call))})
 
 
 # ---------------------------------------------------------------------- lists

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.versions.records import rfc3339
 
 from .face import ANY, Call, Face
 from .responses import empty, encode_json, json, octets, stream, text
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-__all__ = ["COMMON", "complete", "help_text"]
+    from dvid_dask.versions.undo import UndoRecord
+
+__all__ = ["COMMON", "complete", "help_text", "undoable"]
 
 COMMON: dict[str, Face] = {
     name: Face(f"({name})")
@@ -157,6 +160,21 @@ def get_mutations_range(call: Call) -> Response:
                 return
 
     return stream(_json_array(records()), "text/plain; charset=utf-8")
+
+
+def undoable(records: Iterable[UndoRecord]) -> list[dict[str, Any]]:
+    """Mutations that can be undone or redone, as JSON."""
+    return [
+        {
+            "MutationID": kept.id,
+            "Action": kept.action,
+            "User": kept.user,
+            "App": kept.app,
+            "Time": rfc3339(kept.time),
+            "Undone": bool(kept.undone),
+        }
+        for kept in records
+    ]
 
 
 def _json_array(items: Iterable[Any]) -> Iterator[bytes]:

@@ -367,10 +367,7 @@ class _Bulk:
             if self.anew:
                 self._check_unchanged(annotation, "annotation")
             state.write_state(space, self.made_for())
-            if self.anew:
-                state.forget_merge(space)
             m.publish(annotation, ListsReplaced(m.id), to=lambda follower: not self.told_by_task(follower))
-            state.note_change(space, m.id, None if self.anew else self.ledger.base())
             m.log(annotation, {"Action": action, "Elements": elements, "MutationID": m.id})
 
         self.ledger.finish(finish)

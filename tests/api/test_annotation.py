@@ -274,6 +274,25 @@ def test_concurrent_posts_lose_nothing(client, synapses):
     check(version["synapses"], model, version["seg"])
 
 
+def test_undo(client, synapses):
+    before = everything(client, synapses)
+    assert client.delete(f"{synapses}/element/1_2_3?u=kim").status_code == 200
+    deleted = client.get(f"{synapses}/undo").json()[-1]
+    assert deleted["Action"] == "delete"
+    assert deleted["User"] == "kim"
+    url = f"{synapses}/undo/{deleted['MutationID']}"
+    post(client, synapses, [element((9, 9, 9), "Note")])
+    assert client.post(url).json()["MutationID"] > deleted["MutationID"]
+    assert client.delete(f"{synapses}/element/9_9_9").status_code == 200
+    held = everything(client, synapses)
+    assert [sorted(map(freeze, e)) for e in held[0].values()] == [sorted(map(freeze, e)) for e in before[0].values()]
+    assert client.post(url).status_code == 400
+    assert client.post(url.replace("undo/", "redo/")).status_code == 200
+    post(client, synapses, [element((1, 2, 3), "Note")])
+    assert client.post(url).status_code == 409
+    assert client.post(f"{synapses}/undo/3").status_code == 404
+
+
 def test_watchers_are_told(client, synapses):
     heard = []
     with client.datastore.watch(lambda message: heard.append(message.record)):

@@ -8,8 +8,8 @@ import numpy as np
 
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import nanovdb, rles
-from dvid_dask.versions.records import rfc3339
 
+from ..common import undoable
 from ..face import Call
 from ..geometry import parse_label
 from ..responses import empty, json
@@ -113,19 +113,7 @@ def get_undo(call: Call) -> Response:
     """The mutations of this version that can be undone or redone, oldest first: a JSON list of objects with
     ``MutationID``, ``Action``, ``User``, ``App``, ``Time`` and ``Undone``.
     """
-    return json(
-        [
-            {
-                "MutationID": kept.id,
-                "Action": kept.action,
-                "User": kept.user,
-                "App": kept.app,
-                "Time": rfc3339(kept.time),
-                "Undone": bool(kept.undone),
-            }
-            for kept in of(call).undoable()
-        ]
-    )
+    return json(undoable(of(call).undoable()))
 
 
 @face.post("undo", args="/<mutation id>")

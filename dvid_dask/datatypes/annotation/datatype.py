@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from dvid_dask.datatypes.annotation import edits, keys, merging, reload, state
-from dvid_dask.datatypes.annotation.blocks import elements_at, in_blocks, scan_blocks, stored_blocks
+from dvid_dask.datatypes.annotation import edits, keys, merging, reload, state, undoing
+from dvid_dask.datatypes.annotation.blocks import blocks_around, elements_at, in_blocks, scan_blocks, stored_blocks
 from dvid_dask.datatypes.annotation.elements import Elements, find
 from dvid_dask.datatypes.annotation.filing import Filing, LabelSource, NotBeforeError
+from dvid_dask.datatypes.annotation.kinds import KINDS
 from dvid_dask.datatypes.annotation.lists import Lists, Record
 from dvid_dask.datatypes.annotation.messages import delta_message
 from dvid_dask.datatypes.annotation.state import State
@@ -21,12 +22,14 @@ from dvid_dask.datatypes.annotation.tally import part_of
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, register
 from dvid_dask.datatypes.events import FiledPart, ListsReplaced
 from dvid_dask.errors import BadRequest
+from dvid_dask.versions.undo import scan_undo
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     from dvid_dask.versions.meaning import MergeStep
+    from dvid_dask.versions.undo import UndoRecord
 
     AnySpace = Space | TxSpace
 
@@ -105,16 +108,12 @@ class Annotation(Datatype):
     def needs_reload(self) -> bool:
         """Whether lists of bodies and tags may be others than elements and segmentation say; see `reload`.
 
-        So it is when it follows another segmentation than when its first element came, when lists were stored as given,
-        and after a merge of versions that both had changes.
+        So it is when it follows another segmentation than when its first element came, and when lists were stored as
+        given.
         """
         view = self.view()
         held = state.read_state(view)
-        return (
-            (held is not None and held != self._wanted_state())
-            or next(reload.given_lists(view), None) is not None
-            or state.was_merged(view)
-        )
+        return (held is not None and held != self._wanted_state()) or next(reload.given_lists(view), None) is not None
 
     # ------------------------------------------------------------------ reading
 
@@ -259,10 +258,8 @@ class Annotation(Datatype):
 
     def count(self, body: int) -> dict[str, int]:
         """How many elements of each kind a body has; no element is read."""
-        from dvid_dask.datatypes.annotation.kinds import KINDS
-
         lists = Lists(self.view(), keys.label)
-        return dict(zip(KINDS, lists.counts(lists.record(_label(body))).tolist(), strict=True))
+        return dict(zip(KINDS, lists.record(_label(body)).counts.tolist(), strict=True))
 
     def tag_names(self) -> Iterator[str]:
         """All tags that elements have, in byte order."""
@@ -281,10 +278,8 @@ class Annotation(Datatype):
         bodies, counts
             uint64 (n,), ascending, and int64 (n, 5), a column per kind of `kinds.KINDS`.
         """
-        space = self.view() if space is None else space
-        lists = Lists(space, keys.label)
-        for bodies, records in self._records(space):
-            yield np.array(bodies, np.uint64), np.stack([lists.counts(record) for record in records])
+        for bodies, records in self._records(self.view() if space is None else space):
+            yield np.array(bodies, np.uint64), np.stack([record.counts for record in records])
 
     def filed_parts(self, space: AnySpace | None = None) -> Iterator[FiledPart]:
         """All elements by the body that they are in, in parts, of sign 1; `space` as for `label_counts`."""
@@ -344,7 +339,7 @@ class Annotation(Datatype):
         def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> int:
             return edits.post(space, filing, shape, given)
 
-        return self._edit(change, "element-post", told, user=user, app=app, force=force)
+        return self._edit(change, "element-post", told, kept="post", user=user, app=app, force=force)
 
     def put_blocks(
         self,
@@ -360,7 +355,7 @@ class Annotation(Datatype):
         def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
             edits.put_blocks(space, filing, shape, blocks)
 
-        self._edit(change, "blocks-post", told, user=user, app=app, force=force)
+        self._edit(change, "blocks-post", told, kept="blocks", user=user, app=app, force=force)
 
     def delete(
         self,
@@ -391,7 +386,7 @@ class Annotation(Datatype):
             if len(points):
                 edits.delete(space, filing, shape, points)
 
-        self._edit(change, "element-delete", told, during_reload=True, user=user, app=app, force=force)
+        self._edit(change, "element-delete", told, during_reload=True, kept="delete", user=user, app=app, force=force)
 
     def move(
         self,
@@ -415,7 +410,64 @@ class Annotation(Datatype):
         def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
             edits.move(space, filing, shape, start, end)
 
-        self._edit(change, "element-move", told, user=user, app=app, force=force)
+        self._edit(change, "element-move", told, kept="move", user=user, app=app, force=force)
+
+    def undoable(self) -> Iterator[UndoRecord]:
+        """The edits of elements of this version that `undo` or `redo` know, oldest first."""
+        if self.info.versioned:
+            yield from scan_undo(self.view().view, self.info.id, self.version.id)
+
+    def undo(self, mutation: int, *, user: str = "", app: str = "", force: bool = False) -> int:
+        """Take an edit of elements of this version back, with all that it did; later edits of other elements stay.
+
+        Parameters
+        ----------
+        mutation
+            Its id, as `undoable` tells it.
+
+        Returns
+        -------
+        int
+            The mutation id of the undo.
+
+        Raises
+        ------
+        NotFound
+            If the version keeps nothing of such an edit: it changed more than 16 MiB, or its version is committed.
+        BadRequest
+            If it is undone already.
+        LaterMutations
+            If elements that it changed were changed since; it names edits of the same blocks. Nothing is changed.
+
+        Examples
+        --------
+        >>> import dvid_dask
+        >>> repo = dvid_dask.create("memory://").new_repo()
+        >>> notes = repo.new_instance("annotation", "notes")
+        >>> notes.add([{"Pos": [1, 2, 3], "Kind": "Note"}])
+        1
+        >>> (edit,) = notes.undoable()
+        >>> _ = notes.undo(edit.id)
+        >>> len(notes.elements())
+        0
+        """
+        return self._carry_out(mutation, "undo", user=user, app=app, force=force)
+
+    def redo(self, mutation: int, *, user: str = "", app: str = "", force: bool = False) -> int:
+        """Do an edit again that `undo` took back; the id is that of the edit. Errors are those of `undo`."""
+        return self._carry_out(mutation, "redo", user=user, app=app, force=force)
+
+    def _carry_out(self, mutation: int, verb: str, *, user: str, app: str, force: bool) -> int:
+        self.check_open()  # nothing is kept of a committed version, so force can't help
+
+        def change(m: Mutation, space: TxSpace) -> int:
+            state.check_no_reload(space)
+            filing = self._filing(m, space)
+            undoing.carry_out(self, m, space, filing, mutation, verb)
+            filing.tell()
+            return m.id
+
+        return self.mutate(change, user=user, app=app, force=force)
 
     def put_label_lists(
         self, lists: Mapping[int, Elements], *, user: str = "", app: str = "", force: bool = False
@@ -446,7 +498,6 @@ class Annotation(Datatype):
             space.delete_prefix(keys.BLOCK)
             reload.clear_lists(space)
             space.delete(keys.STATE)
-            state.note_change(space, m.id, m.before(self))
             m.publish(self, ListsReplaced(m.id))
 
         self.mutate(change, user=user, app=app, force=force)
@@ -458,17 +509,21 @@ class Annotation(Datatype):
         told: Mapping[str, Any] | None,
         *,
         during_reload: bool = False,
+        kept: str = "",
         user: str,
         app: str,
         force: bool,
     ) -> T:
+        """One commit: what `change` does, what followers do, how to undo it (named by `kept`), what is told."""
+
         def attempt(m: Mutation, space: TxSpace) -> T:
             if not during_reload:
                 state.check_no_reload(space)
             filing = self._filing(m, space)
             result = change(filing, space, self._state(space).shape)
-            state.note_change(space, m.id, m.before(self))
             filing.tell()
+            if kept:
+                undoing.keep(self, m, space, kept)
             if told is not None:
                 m.report(self, {"Action": action, **({"User": m.user} if m.user else {}), **told})
             return result
@@ -501,7 +556,6 @@ class Annotation(Datatype):
             self._reload_whole(m, space)
             return
         if filing.tally:
-            state.note_change(space, m.id, m.before(self))
             filing.tell()
             if m.watched:
                 message = delta_message(event, filing.tally)
@@ -532,7 +586,7 @@ class Annotation(Datatype):
 
             def change(m: Mutation, space: TxSpace) -> int:
                 held, wanted = state.read_state(space), self._wanted_state()
-                if (held is not None and held != wanted) or state.was_merged(space):
+                if held is not None and held != wanted:
                     self._reload_whole(m, space)
                     return -1
                 filing = Filing(self, m, space, self.source, wanted.shape)
@@ -551,7 +605,6 @@ class Annotation(Datatype):
         filing = Filing(self, m, space, self.source, wanted.shape)
         reload.whole(space, filing, wanted.shape, recut=held is not None and held.shape != wanted.shape)
         state.write_state(space, wanted)
-        state.forget_merge(space)
         m.publish(self, ListsReplaced(m.id))
 
     def _renew_given(self, m: Mutation, space: TxSpace, filing: Filing) -> int:
@@ -560,8 +613,6 @@ class Annotation(Datatype):
         for body in given:
             blocks: list[NDArray[np.int32]] = []
             if source is not None:
-                from dvid_dask.datatypes.annotation.blocks import blocks_around
-
                 found = list(source.blocks_in(m.reading(source), body))  # type: ignore[arg-type]
                 blocks = [blocks_around(part, source.block_shape, self._state(space).shape) for part in found]
                 blocks = [np.unique(np.concatenate(blocks), axis=0)] if blocks else []

@@ -135,7 +135,9 @@ class Filing:
             (bodies[n:], come.listed(supervoxels[n:])),
         )
 
-    def _exchange(self, drop: tuple[Ids, Points, Ids], add: tuple[Ids, Elements]) -> list[Elements]:
+    def _exchange(
+        self, drop: tuple[Ids, Points, Ids], add: tuple[Ids, Elements], *, anywhere: bool = False
+    ) -> list[Elements]:
         """Take positions out of the lists of bodies and add elements to others; returns what was taken, by body."""
         old, zyx, key = drop
         new, come = add
@@ -149,7 +151,7 @@ class Filing:
             chosen = by_old[a:b]
             drops.append(Drop(zyx[chosen], key[chosen]))
             adds.append(come[by_new[c:d]])
-        taken = self.labels.exchange(names.tolist(), drops, adds)
+        taken = self.labels.exchange(names.tolist(), drops, adds, anywhere=anywhere)
         for name, lost, gained in zip(names.tolist(), taken, adds, strict=True):
             self.tally.add(name, lost, -1)
             self.tally.add(name, gained, 1)
@@ -204,7 +206,7 @@ class Filing:
 
     def _moved(self, old: int, new: int, record: Record) -> None:
         """Note what went from a body to another."""
-        self.tally.move(old, new, self.labels.counts(record), lambda: self.labels.scan_record(record))
+        self.tally.move(old, new, record.counts, lambda: self.labels.scan_record(record))
 
     def _move(self, old: int, new: int, supervoxels: Ids) -> None:
         """Supervoxels (ascending) of a body are another's, or nobody's (0)."""
@@ -284,8 +286,9 @@ class Filing:
         come = Elements.join([taken[at[known]], held[~known].listed(new_key[~known])])
         order = np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)])
         new, new_key, lost = new[order], new_key[order], ~known[order] & (old[order] != 0)
-        # what wasn't where it should have been may be in the right list already
-        self._exchange((np.where(lost, new, 0), come.zyx, new_key), (new, come.with_key(new_key)))
+        # what wasn't where it should have been may be in the right list already, under another supervoxel
+        there = np.where(lost, new, np.uint64(0)), come.zyx, new_key
+        self._exchange(there, (new, come.with_key(new_key)), anywhere=bool(lost.any()))
 
 
 def under_runs(zyx: Points, runs: NDArray[np.int32]) -> NDArray[np.bool_]:

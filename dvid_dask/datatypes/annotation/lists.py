@@ -8,9 +8,7 @@ by key when they are made: the supervoxel in a list of a body, the place in a li
 * a list gets another name with its record: a renumbering,
 * what has some keys is found in the pages whose range holds one of them: a cleave, a split, the removal of an element.
 
-Pages know nothing of the list that they are in, and their numbers are never given twice, in whatever version. Two
-versions that are merged may both have changed a page; its row is *uncertain* then, and its kinds are counted anew when
-they are needed.
+Pages know nothing of the list that they are in, and their numbers are never given twice, in whatever version.
 """
 
 from __future__ import annotations
@@ -50,7 +48,6 @@ _FORMAT = 1
 _BATCH = 256  # pages read together
 _COLUMNS = 9
 _KINDS = len(KINDS)
-_UNCERTAIN = np.uint64(2**64 - 1)
 _TOGETHER = 1024  # lists whose records are read together
 _COMPACT = 4  # small pages that are made one with what is added
 
@@ -110,15 +107,16 @@ class Directory:
         return [keys.PAGE + data[at : at + 16] for at in range(0, len(data), 16)]
 
     @property
-    def uncertain(self) -> NDArray[np.bool_]:
-        """Pages whose elements have to be counted."""
-        unsure: NDArray[np.bool_] = self.table[4] == _UNCERTAIN
-        return unsure
+    def sizes(self) -> NDArray[np.int64]:
+        """int64 (n,): elements of each page."""
+        total: NDArray[np.int64] = self.table[4:].astype(np.int64).sum(axis=0)
+        return total
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
-        """int64 (n,): elements of each page; 0 where that is uncertain."""
-        return np.where(self.uncertain, 0, self.table[4:].astype(np.int64).sum(axis=0))
+    def counts(self) -> NDArray[np.int64]:
+        """int64 (5,): elements of each kind in all pages."""
+        total: NDArray[np.int64] = self.table[4:].astype(np.int64).sum(axis=1)
+        return total
 
     def may_hold(self, wanted: Ids) -> NDArray[np.bool_]:
         """Pages whose range holds one of the wanted keys, ascending."""
@@ -158,6 +156,11 @@ class Record:
     directory: Directory = field(default_factory=Directory.empty)
     inline: Elements = field(default_factory=Elements.none)
     given: bool = False
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """int64 (5,): elements of each kind, without a look at the pages."""
+        return self.directory.counts + self.inline.counts()
 
     def __len__(self) -> int:
         """Pages and elements that it has: 0 for an empty list."""
@@ -251,19 +254,6 @@ class Lists:
             held, borders = decode_many(there)
             yield np.repeat(np.arange(at, at + len(there)), np.diff(borders)), held
 
-    def counts(self, record: Record) -> NDArray[np.int64]:
-        """int64 (5,): elements of each kind."""
-        return self.counts_of(record.directory) + record.inline.counts()
-
-    def counts_of(self, directory: Directory) -> NDArray[np.int64]:
-        """int64 (5,): elements of each kind in pages."""
-        unsure = directory.uncertain
-        total: NDArray[np.int64] = directory.table[4:, ~unsure].astype(np.int64).sum(axis=1)
-        if unsure.any():
-            for _, page in self._pages(directory[unsure]):
-                total += page.counts()
-        return total
-
     # -------------------------------------------------------------- write
 
     @property
@@ -300,7 +290,7 @@ class Lists:
     def _paged(self, record: Record, compact: bool) -> Record:
         """With its own elements in pages; with `compact` together with those of a few small pages."""
         directory, inline = record.directory, [record.inline]
-        small = np.flatnonzero((directory.sizes < PAGE // 2) & ~directory.uncertain)[: _COMPACT if compact else 0]
+        small = np.flatnonzero(directory.sizes < PAGE // 2)[: _COMPACT if compact else 0]
         if len(small):
             chosen = directory[small]
             inline += [page for _, page in self._pages(chosen)]
@@ -320,7 +310,12 @@ class Lists:
         return rows
 
     def exchange(
-        self, names: Sequence[int] | Sequence[str], drop: Sequence[Drop], add: Sequence[Elements]
+        self,
+        names: Sequence[int] | Sequence[str],
+        drop: Sequence[Drop],
+        add: Sequence[Elements],
+        *,
+        anywhere: bool = False,
     ) -> list[Elements]:
         """Take elements out of lists and add others.
 
@@ -332,6 +327,8 @@ class Lists:
             What to take out of each; what isn't there is passed over.
         add
             What to add to each. Of a list that was stored as given, elements at the same positions go.
+        anywhere
+            Whether to look for what to take through all pages, whatever the keys.
 
         Returns
         -------
@@ -344,11 +341,11 @@ class Lists:
             records = self.records(some)
             each: Iterator[tuple[int | str, Record | None]] = zip(some, records, strict=True)
             for i, (name, record) in enumerate(each, start=at):
-                found.append(self._exchange(name, Record() if record is None else record, drop[i], add[i]))
+                found.append(self._exchange(name, Record() if record is None else record, drop[i], add[i], anywhere))
         return found
 
-    def _exchange(self, name: int | str, record: Record, drop: Drop, add: Elements) -> Elements:
-        after, gone = self._without(record, drop.zyx, drop.key)
+    def _exchange(self, name: int | str, record: Record, drop: Drop, add: Elements, anywhere: bool) -> Elements:
+        after, gone = self._without(record, drop.zyx, drop.key, anywhere=anywhere)
         if after.given and len(add):
             after, more = self._without(after, add.zyx, add.key, anywhere=True)
             gone = Elements.join([gone, more])

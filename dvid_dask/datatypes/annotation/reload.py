@@ -205,7 +205,7 @@ def _wrong(lists: Lists, name: int | str, expected: Elements) -> str | None:
     held = Elements.join(list(lists.scan_record(record)))
     if len(held) != len(expected):
         return f"it has {len(held)} elements, but {len(expected)} are expected"
-    if (lists.counts(record) != held.counts()).any():
+    if (record.counts != held.counts()).any():
         return "its directory counts other kinds than its pages have"
     if _rows(held) != _rows(expected):
         return "it has other elements than expected"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,25 +16,18 @@ if TYPE_CHECKING:
     AnySpace = Space | TxSpace
 
 __all__ = [
-    "LAST",
     "RELOAD",
     "Reloading",
     "State",
     "check_no_reload",
     "end_reload",
-    "forget_merge",
     "hold_reload",
-    "merged_changes",
-    "note_change",
     "read_state",
     "reloading",
-    "was_merged",
     "write_state",
 ]
 
 RELOAD = b"Xreload"
-LAST = b"Xlast"
-_MERGED = b"m"
 
 LEASE = 30.0
 """Seconds for which a reload that said nothing more counts as running."""
@@ -69,30 +61,6 @@ def read_state(space: AnySpace) -> State | None:
 def write_state(space: TxSpace, state: State) -> None:
     """Note what is stored now."""
     space.put(keys.STATE, _encode(state))
-
-
-def note_change(space: TxSpace, mutation: int, before: AnySpace | None) -> None:
-    """Note the last mutation of blocks or lists. Two branches that are merged tell by it whether both had one."""
-    # not read in the transaction: edits of different elements need not run again because of it
-    held = (space if before is None else before).get(LAST)
-    merged = held is not None and held.startswith(_MERGED)
-    space.put(LAST, (_MERGED if merged else b"") + b"%d" % mutation)
-
-
-def merged_changes(values: Sequence[bytes]) -> bytes:
-    """What `note_change` noted, for a merge of versions that both had changes."""
-    return _MERGED + max(value.removeprefix(_MERGED) for value in values)
-
-
-def was_merged(space: AnySpace) -> bool:
-    """Whether versions with changes on both sides were merged since the lists were made."""
-    held = space.get(LAST)
-    return held is not None and held.startswith(_MERGED)
-
-
-def forget_merge(space: TxSpace) -> None:
-    """The lists are made anew."""
-    space.delete(LAST)
 
 
 def reloading(space: AnySpace) -> bool:

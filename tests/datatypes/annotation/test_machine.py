@@ -4,6 +4,7 @@ say, and what was told to followers adds up."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 
 import numpy as np
@@ -52,6 +53,7 @@ class Histories(RuleBasedStateMachine):
         self.at, self.model = version, Model((BLOCK,) * 3)
         self.old = []
         self.serial = itertools.count()
+        self.edits = []  # of elements: mutation id, elements before and after, whether it stands
         self.bodies = set(NAMES)
         self.post(elements)
         seg.write(voxels(seed, NAMES), (0, 0, 0))
@@ -76,9 +78,22 @@ class Histories(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ elements
 
+    @contextlib.contextmanager
+    def edit(self):
+        """An edit of elements, which may be undone later."""
+        before, known = self.model.child().elements, {r.id for r in self.annotation.undoable()}
+        yield
+        new = {r.id for r in self.annotation.undoable()} - known
+        after = self.model.child().elements
+        changed = {p for p in before.keys() | after.keys() if plain_of(before, p) != plain_of(after, p)}
+        assert len(new) == (1 if changed else 0)
+        if new:
+            self.edits.append([new.pop(), before, after, True])
+
     def post(self, elements):
-        self.annotation.add(elements)
-        self.model.post(elements)
+        with self.edit():
+            self.annotation.add(elements)
+            self.model.post(elements)
 
     @rule(elements=st.lists(ELEMENT, min_size=1, max_size=12))
     def post_elements(self, elements):
@@ -98,8 +113,9 @@ class Histories(RuleBasedStateMachine):
         there = sorted(self.model.elements)
         if there:
             gone = {there[p % len(there)] for p in picks}
-            self.annotation.delete([p[::-1] for p in gone])
-            self.model.delete(*gone)
+            with self.edit():
+                self.annotation.delete([p[::-1] for p in gone])
+                self.model.delete(*gone)
             self.agree()
 
     @rule(pick=PICK, end=POINT)
@@ -107,16 +123,42 @@ class Histories(RuleBasedStateMachine):
         there = sorted(self.model.elements)
         if there:
             start = there[pick % len(there)]
-            self.annotation.move(start[::-1], end[::-1])
-            self.model.move(start, end)
+            with self.edit():
+                self.annotation.move(start[::-1], end[::-1])
+                self.model.move(start, end)
             self.agree()
 
     @rule(elements=st.lists(ELEMENT, min_size=1, max_size=4))
     def put_block(self, elements):
         block = self.model.block(elements[0]["Pos"])
         inside = {tuple(e["Pos"]): e for e in elements if self.model.block(e["Pos"]) == block}
-        self.annotation.put_blocks({block: parse(dvid_json(list(inside.values())))})
-        self.model.put_block(block, list(inside.values()))
+        with self.edit():
+            self.annotation.put_blocks({block: parse(dvid_json(list(inside.values())))})
+            self.model.put_block(block, list(inside.values()))
+        self.agree()
+
+    @rule(pick=PICK)
+    def undo_elements(self, pick):
+        if not self.edits:
+            return
+        edit = self.edits[-1 - pick % min(4, len(self.edits))]
+        mutation, before, after, stands = edit
+        if not stands:
+            before, after = after, before
+        changed = [p for p in before.keys() | after.keys() if plain_of(before, p) != plain_of(after, p)]
+        now = self.model.elements
+        possible = all(plain_of(now, p) in (plain_of(after, p), plain_of(before, p)) for p in changed)
+        act = self.annotation.undo if stands else self.annotation.redo
+        if possible:
+            act(mutation)
+            edit[3] = not stands
+            for p in changed:
+                now.pop(p, None)
+                if p in before:
+                    now[p] = copy.deepcopy(before[p])
+        else:
+            with pytest.raises(LaterMutations):
+                act(mutation)
         self.agree()
 
     @rule(pick=PICK, elements=st.lists(ELEMENT, max_size=3, unique_by=lambda e: tuple(e["Pos"])))
@@ -220,11 +262,16 @@ class Histories(RuleBasedStateMachine):
         self.old.append((self.at, self.model.child()))
         start, model = self.old[-1 if pick % 3 else pick % len(self.old)]
         self.at, self.model = start.new_branch(f"b{next(self.serial)}"), model.child()
+        self.edits = []
         self.agree()
 
     def teardown(self):
         for version, model in getattr(self, "old", [])[-4:]:
             check(version["synapses"], model, version["seg"], self.bodies)
+
+
+def plain_of(elements, position):
+    return freeze(elements[position]) if position in elements else None
 
 
 def dvid_json(elements):
