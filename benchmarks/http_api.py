@@ -15,13 +15,13 @@ import contextlib
 import json
 import os
 import random
+import selectors
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,8 +63,8 @@ class Client:
         self.host = address
         self.room = memoryview(bytearray(1 << 20))
 
-    def __call__(self, method: str, path: str, body: bytes = b"", *, keep: bool = True) -> bytes:
-        """The body of an answer, or nothing unless it is to be kept; anything but 200 raises."""
+    def __call__(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """The body of an answer; anything but 200 raises."""
         head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
         if len(body) < 1 << 16:
             self.socket.sendall(head.encode() + body)
@@ -78,9 +78,9 @@ class Client:
         del got[: end + 4]
         headers = dict(line.split(b": ", 1) for line in lines[1:])
         if b"chunked" in headers.get(b"transfer-encoding", b""):
-            data = self._chunks(got, keep)
+            data = self._chunks(got)
         else:
-            data = self._exactly(got, int(headers.get(b"content-length", 0)), keep)
+            data = self._exactly(got, int(headers.get(b"content-length", 0)))
         if b" 200 " not in lines[0] + b" ":
             raise RuntimeError(f"{method} {path[:200]}: {lines[0].decode()} {data[:300]!r}")
         return data
@@ -91,20 +91,12 @@ class Client:
             raise ConnectionError("the server closed the connection")
         got += self.room[:n]
 
-    def _exactly(self, got: bytearray, length: int, keep: bool) -> bytes:
-        if keep:
-            while len(got) < length:
-                self._more(got)
-            return bytes(got)
-        left = length - len(got)
-        while left > 0:
-            n = self.socket.recv_into(self.room, min(left, len(self.room)))
-            if not n:
-                raise ConnectionError("the server closed the connection")
-            left -= n
-        return bytes(got[:300])
+    def _exactly(self, got: bytearray, length: int) -> bytes:
+        while len(got) < length:
+            self._more(got)
+        return bytes(got)
 
-    def _chunks(self, got: bytearray, keep: bool) -> bytes:
+    def _chunks(self, got: bytearray) -> bytes:
         parts: list[bytes] = []
         while True:
             while (end := got.find(b"\r\n")) < 0:
@@ -115,40 +107,106 @@ class Client:
                 self._more(got)
             if not size:
                 return b"".join(parts)
-            if keep:
-                parts.append(bytes(got[:size]))
+            parts.append(bytes(got[:size]))
             del got[: size + 2]
+
+
+class Talk:
+    """One connection that asks again and again: how much of an answer has come is all that it keeps of it."""
+
+    def __init__(self, address: str, job: list[Request]) -> None:
+        self.socket = Client(address).socket
+        self.requests = [
+            f"{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            for method, path, body in job
+        ]
+        self.next = 0
+        self.begun = 0.0
+        self.chunked = self.ended = False
+        self.left = -1  # bytes to skip; -1: the head hasn't come
+        self.rest = b""
+
+    def ask(self) -> None:
+        """Send the next request."""
+        self.left, self.rest = -1, b""
+        self.begun = time.perf_counter()
+        self.socket.sendall(self.requests[self.next % len(self.requests)])
+        self.next += 1
+
+    def more(self, room: memoryview) -> bool:
+        """Take what has come; whether the answer is complete."""
+        n = self.socket.recv_into(room)
+        if not n:
+            raise ConnectionError("the server closed the connection")
+        if self.left < 0:
+            self.rest += room[:n]
+            end = self.rest.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            head, self.rest = self.rest[:end].lower() + b"\r\n", self.rest[end + 4 :]
+            if not head.startswith(b"http/1.1 200 "):
+                raise RuntimeError(f"{head.decode()} {self.rest[:300]!r}")
+            at = head.find(b"content-length: ")
+            self.chunked = at < 0
+            if not self.chunked:
+                self.left = int(head[at + 16 : head.index(b"\r", at)]) - len(self.rest)
+                return self.left == 0
+            data, self.rest = memoryview(self.rest), b""
+            self.left, self.ended = 0, False
+            return self._chunks(data)
+        if self.chunked:
+            return self._chunks(room[:n])
+        self.left -= n
+        return self.left == 0
+
+    def _chunks(self, data: memoryview) -> bool:
+        while True:
+            skipped = min(self.left, len(data))
+            self.left -= skipped
+            data = data[skipped:]
+            if self.left or self.ended or not data:
+                return self.ended and not self.left
+            line = self.rest + bytes(data[:32])
+            end = line.find(b"\r\n")
+            if end < 0:
+                self.rest = line
+                return False
+            data = data[end + 2 - len(self.rest) :]
+            size = int(line[:end], 16)
+            self.rest = b""
+            self.left, self.ended = size + 2, not size
 
 
 def client(address: str, seconds: str) -> None:
     """A process that asks: gets connections, each a list of requests, and says how long each of those took.
 
-    Each connection works its list off in a thread, from the start again until time is up; 0 seconds: once.
+    Each connection works its list off, from the start again until time is up; 0 seconds: once. One thread waits for
+    all of them: a client that computes as much as the server would measure itself.
     """
     jobs = json.load(sys.stdin)
     limit = float(seconds)
-    spans: list[list[float]] = [[] for _ in jobs]
-    connections = [Client(address) for _ in jobs]
+    spans: list[float] = []
+    room = memoryview(bytearray(1 << 20))
+    talks = [Talk(address, job) for job in jobs]
+    ready = selectors.DefaultSelector()
+    for talk in talks:
+        ready.register(talk.socket, selectors.EVENT_READ, talk)
     begin = time.perf_counter()
-
-    def work(i: int) -> None:
-        ask = connections[i]
-        while True:
-            for method, path, body in jobs[i]:
-                start = time.perf_counter()
-                ask(method, path, body.encode(), keep=False)
-                spans[i].append(time.perf_counter() - start)
-                if limit and time.perf_counter() - begin > limit:
-                    return
-            if not limit:
-                return
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(json.dumps({"elapsed": time.perf_counter() - begin, "spans": [s for part in spans for s in part]}))
+    for talk in talks:
+        talk.ask()
+    while ready.get_map():
+        for key, _ in ready.select():
+            talk = key.data
+            if not talk.more(room):
+                continue
+            now = time.perf_counter()
+            spans.append(now - talk.begun)
+            if (limit and now - begin > limit) or (not limit and talk.next == len(talk.requests)):
+                ready.unregister(talk.socket)
+            else:
+                talk.ask()
+    elapsed = time.perf_counter() - begin
+    print(json.dumps({"elapsed": elapsed, "spans": spans}))
 
 
 Request = tuple[str, str, str]
@@ -314,7 +372,7 @@ def merge_and_cleave(b: Bench, labels: Labels, quick: bool) -> None:
     times = 30 if quick else 60
     merges, cleaves = [], []
     for _ in range(b.rounds):
-        if len(bodies) < 2 * times + 200:
+        if len(bodies) < 2 * times + (20 if quick else 200):
             break
         pairs = [(bodies.pop(), bodies.pop()) for _ in range(times)]
         merges.append(b.run([[("POST", b.path("merge"), f"[{a},{c}]") for a, c in pairs]], 0)["spans"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -37,6 +38,8 @@ __all__ = ["Server", "serve"]
 log = logging.getLogger(__name__)
 
 MAX_HEAD = 1 << 16
+#: Seconds without a request after which memory that nothing uses goes back to the system.
+_IDLE = 5.0
 
 
 def serve(
@@ -218,6 +221,15 @@ class _pid_file:  # noqa: N801  used as a function
             self.path.unlink(missing_ok=True)
 
 
+def _trimmer() -> Callable[[], object]:
+    """Gives the pages of freed memory back to the system, where the C library can."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return lambda: None
+    return lambda: trim(0)
+
+
 class Server(uvicorn.Server):
     """uvicorn, but told to stop it first answers 503 to new requests and lets those in flight finish."""
 
@@ -227,6 +239,9 @@ class Server(uvicorn.Server):
         self.on_ready: Callable[[], None] = lambda: None
         self.broke_off = False
         self._draining: asyncio.Task[None] | None = None
+        self._trim = _trimmer()
+        self._served = self._trimmed = 0
+        self._quiet_since = time.monotonic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -244,9 +259,19 @@ class Server(uvicorn.Server):
         log.info("%s: finishing %d requests", signal.Signals(sig).name, self.state.in_flight)
 
     async def on_tick(self, counter: int) -> bool:
+        self._tidy()
         if not self.state.available and self._draining is None:
             self._draining = asyncio.create_task(self._drain())
         return await super().on_tick(counter)
+
+    def _tidy(self) -> None:
+        """Give memory back that large requests have left behind, once nobody asks: the allocator keeps it."""
+        served, now = self.server_state.total_requests, time.monotonic()
+        if served != self._served or self.state.in_flight:
+            self._served, self._quiet_since = served, now
+        elif served != self._trimmed and now - self._quiet_since > _IDLE:
+            self._trimmed = served
+            self._trim()
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self.state.config.shutdown_delay

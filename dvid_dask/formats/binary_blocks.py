@@ -46,7 +46,7 @@ def encode_header(block_shape_zyx: Sequence[int], label: int) -> bytes:
     return _HEADER.pack(nx // 8, ny // 8, nz // 8, label)
 
 
-def encode_block(block: Buffer, position_zyx: Sequence[int], labels: ArrayLike) -> bytes:
+def encode_block(block: Buffer, position_zyx: Sequence[int], labels: ArrayLike, *, ascending: bool = False) -> bytes:
     """The voxels of a block that have one of the labels; no bytes if there are none.
 
     Parameters
@@ -57,6 +57,8 @@ def encode_block(block: Buffer, position_zyx: Sequence[int], labels: ArrayLike) 
         Block coordinate.
     labels
         What counts as foreground.
+    ascending
+        Whether they are uint64 and sorted, which saves sorting them for every block.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def encode_block(block: Buffer, position_zyx: Sequence[int], labels: ArrayLike) 
     """
     shape = label_blocks.block_shape(block)
     z, y, x = (int(p) * s for p, s in zip(position_zyx, shape, strict=True))
-    buf, grid, hits, zero = label_blocks.table_hits(block, labels)
+    buf, grid, hits, zero = label_blocks.table_hits(block, labels, ascending=ascending)
     if hits.size == 1:  # solid
         return _BLOCK.pack(x, y, z, 1) if hits[0] else b""
     if not hits.any() and not zero:
@@ -109,7 +111,7 @@ def encode(blocks: Iterable[Buffer], positions_zyx: ArrayLike, label: int, label
     >>> len(encode([label_blocks.solid_block(5, (16, 16, 16))], [[0, 0, 0]], 5))
     33
     """
-    wanted = np.array([label], np.uint64) if labels is None else np.asarray(labels, np.uint64)
+    wanted = np.array([label], np.uint64) if labels is None else np.unique(np.asarray(labels, np.uint64))
     parts: list[bytes] = []
     shape: tuple[int, int, int] | None = None
     for block, position in zip(blocks, np.asarray(positions_zyx, np.int64).reshape(-1, 3).tolist(), strict=True):
@@ -117,7 +119,7 @@ def encode(blocks: Iterable[Buffer], positions_zyx: ArrayLike, label: int, label
         if shape is not None and this != shape:
             raise ValueError(f"block {position} has {this} voxels, others {shape} (z, y, x)")
         shape = this
-        part = encode_block(block, position, wanted)
+        part = encode_block(block, position, wanted, ascending=True)
         if not part:
             continue
         if not parts:

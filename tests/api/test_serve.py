@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.error
 import urllib.request
 
 import pytest
+import uvicorn
 
 import dvid_dask
 from dvid_dask.api.config import ConfigError
-from dvid_dask.api.serve import split_address
+from dvid_dask.api.serve import Server, _trimmer, split_address
 
 from .conftest import SCRIPT, TOKEN
 
@@ -194,3 +196,38 @@ def test_a_read_only_server_without_a_token_opens_the_store_for_reading(store_pa
         popen.terminate()
         assert popen.wait(30) == 0
         popen.communicate()
+
+
+def test_memory_goes_back_once_nobody_asks(make_client, monkeypatch):
+    app = make_client().app
+    server = Server(app.state.server, uvicorn.Config(app))
+    now, trims = [100.0], []
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(sys.modules["dvid_dask.api.serve"], "time", clock)
+    server._trim = lambda: trims.append(now[0])
+
+    def ticks(until):
+        while now[0] < until:
+            now[0] += 0.5
+            server._tidy()
+
+    ticks(110)
+    assert not trims  # nobody has asked for anything
+    server.server_state.total_requests = 3
+    ticks(112)
+    server.server_state.total_requests = 4
+    app.state.server.in_flight = 1
+    ticks(130)
+    assert not trims
+    app.state.server.in_flight = 0
+    ticks(134)
+    assert not trims
+    ticks(200)
+    assert len(trims) == 1
+    server.server_state.total_requests = 5
+    ticks(300)
+    assert len(trims) == 2
+
+
+def test_the_allocator_is_asked_or_nothing_happens():
+    _trimmer()()

@@ -206,7 +206,7 @@ class SparseVolume:
         wanted = self.foreground()
         begun = False
         for batch in batches(self.stored_blocks(skip_missing=False), _BATCH):
-            parts = parallel(lambda pair: binary_blocks.encode_block(pair[1], pair[0], wanted), batch)
+            parts = parallel(lambda pair: binary_blocks.encode_block(pair[1], pair[0], wanted, ascending=True), batch)
             for part in parts:
                 if part:
                     if not begun:
