@@ -14,7 +14,8 @@
     ├── Conflict                   RuntimeError     the name is taken, or somebody was first: look again, then retry
     │   └── LaterMutations                          later mutations depend on it: undo them first (HTTP 409)
     ├── NotSupported               NotImplementedError  this build or this datatype can't do it (HTTP 501)
-    └── TooBusy                    RuntimeError     try again later (HTTP 503)
+    ├── TooBusy                    RuntimeError     try again later (HTTP 503)
+    └── Unavailable                RuntimeError     a service this one asks fails or is too slow (HTTP 503)
 
 Each class carries the HTTP status that DVID answers with, so the service needs one handler and no status codes of its
 own. Errors of the store (`dvid_dask.store`) form their own tree below `StoreError`; those a caller of this layer can
@@ -46,6 +47,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "TooBusy",
+    "Unavailable",
     "UnknownInstance",
     "UnknownVersion",
     "did_you_mean",
@@ -126,6 +128,12 @@ class NotSupported(DvidError, NotImplementedError):
 
 class TooBusy(DvidError, RuntimeError):
     """All slots are in use; the same request may succeed later."""
+
+    status = 503
+
+
+class Unavailable(DvidError, RuntimeError):
+    """A service that has to be asked fails, breaks off or is too slow; the message says which and how."""
 
     status = 503
 

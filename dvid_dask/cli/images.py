@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_store, say
+from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_store, print_json, say
 from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
 from dvid_dask.errors import UnknownInstance
 
@@ -140,3 +140,16 @@ def load_v3draw(
     with cluster(workers, scheduler):
         report = ops.load_v3draw(file, at[instance], app="dvid-dask images load-v3draw")
     say(str(report))
+
+
+@app.command("brainmaps-volumes")
+def brainmaps_volumes(
+    keyfile: Annotated[
+        Path,
+        typer.Argument(metavar="KEYFILE", help="A service account's key, JSON.", exists=True, dir_okay=False),
+    ],
+) -> None:
+    """List the volumes of Google's BrainMaps service that a service account may read, for googlevoxels."""
+    from dvid_dask.datatypes.googlevoxels import list_volumes
+
+    print_json(list_volumes(str(keyfile)))

@@ -15,6 +15,7 @@ _DECLARED = (
 registry.declare(
     {
         "annotation": "dvid_dask.datatypes.annotation",
+        "googlevoxels": "dvid_dask.datatypes.googlevoxels",
         "imagetile": "dvid_dask.datatypes.imagetile",
         "keyvalue": "dvid_dask.datatypes.keyvalue",
         "labelmap": "dvid_dask.datatypes.labelmap",

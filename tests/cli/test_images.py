@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dvid_dask
+from tests.brainmaps import VOLUME, BrainMaps
 
 
 @pytest.fixture
@@ -55,3 +56,11 @@ def test_load_v3draw(cli, store, tmp_path):
     assert "loaded 6 x 5 x 4 voxels of 2 channels" in done.out
     np.testing.assert_array_equal(master(store)["stack"][:, :, :], np.moveaxis(voxels, 0, -1))
     assert "no V3D raw file" in cli("images", "load-v3draw", store, "master", "stack", __file__, code=1).err
+
+
+def test_brainmaps_volumes(cli, tmp_path):
+    service = BrainMaps([], tmp_path)
+    try:
+        assert json.loads(cli("images", "brainmaps-volumes", service.keyfile).out) == {"volumeId": [VOLUME]}
+    finally:
+        service.close()
