@@ -77,13 +77,14 @@ def test_every_configuration_key_is_in_the_reference(site, reference):
 
 
 def test_every_command_is_in_the_reference(site):
-    from dvid_dask.cli import images, labels, neurons, nodes, repos
+    from dvid_dask.cli import elements, images, labels, neurons, nodes, repos
     from dvid_dask.cli.app import app
 
     text = page(site, "reference/cli")
     for command in app.registered_commands:
         assert f"<code>dvid-dask {command.name}</code>" in text
     groups = {"repo": repos, "node": nodes, "labels": labels, "images": images, "neurons": neurons}
+    groups["elements"] = elements
     for group, module in groups.items():
         for command in module.app.registered_commands:
             name = command.name or command.callback.__name__
@@ -206,6 +207,12 @@ def test_the_page_on_values_runs(tmp_path):
     printed = run_python("\n".join(blocks("docs/howto/keyvalue.md", "python")), tmp_path)
     assert "['KC', 'MBON']\n1.0\n['skeletons/1.swc', 'skeletons/2.swc'] b'left' 10" in printed
     assert "8000000 b'" in printed
+
+
+def test_the_page_on_counts_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/labelsz.md", "python")), tmp_path)
+    assert "PostSyn  PreSyn  Gap  Note  AllSyn" in printed
+    assert printed.splitlines()[-1] == "True"
 
 
 def test_the_notebook_runs(tmp_path):
