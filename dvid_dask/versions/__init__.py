@@ -2,6 +2,7 @@
 
 ===============  =====================================================================================
 `datastore`      `Datastore`: repositories in one store, selectors, blobs, care
+`finding`        versions by what people type: selectors, aliases of repositories, branches
 `repo`           `Repo`: versions, instances, merge, DVID's repo JSON
 `version`        `Version`: commit, branch, tag, data at a version
 `mutation`       `Mutation`: one change, one commit; forced writes on committed versions
