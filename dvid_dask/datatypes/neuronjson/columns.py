@@ -65,13 +65,26 @@ class Column:
         return new
 
 
+class _CodeOf(dict[bytes, int]):
+    """Codes of texts: positions in a list that new texts are added to."""
+
+    def __init__(self, texts: list[bytes]) -> None:
+        super().__init__({text: code for code, text in enumerate(texts)})
+        self._texts = texts
+
+    def __missing__(self, text: bytes) -> int:
+        self[text] = code = len(self._texts)
+        self._texts.append(text)
+        return code
+
+
 class Values:
     """Distinct values of a field, by code."""
 
     def __init__(self) -> None:
         self.texts: list[bytes] = [b""]
         self.nbytes = 0
-        self._code_of: dict[bytes, int] = {b"": ABSENT}
+        self._code_of = _CodeOf(self.texts)
         # what the first `_indexed` texts hold
         self._indexed = 1
         self._numbers: dict[int | float, list[int]] = {}
@@ -81,16 +94,10 @@ class Values:
 
     def codes(self, texts: Sequence[bytes]) -> list[int]:
         """Codes of values, new ones for new values."""
-        code_of = self._code_of
-        out = []
-        for text in texts:
-            code = code_of.get(text)
-            if code is None:
-                code = code_of[text] = len(self.texts)
-                self.texts.append(text)
-                self.nbytes += len(text) + _ENTRY
-            out.append(code)
-        return out
+        known = len(self.texts)
+        codes = list(map(self._code_of.__getitem__, texts))
+        self.nbytes += sum(len(text) + _ENTRY for text in self.texts[known:])
+        return codes
 
     def _index(self) -> None:
         """Look into the texts that came since the last time."""
@@ -238,9 +245,9 @@ class Rows:
         members = msgspec.defstruct("Members", [(f, msgspec.Raw, _NOTHING) for f in names], rename=names.get)
         decode = msgspec.json.Decoder(members).decode
         for at in range(begin, len(self.values), _PART):
-            found = [decode(part_of(value)) for value in self.values[at : at + _PART]]
-            for field, column in zip(names, columns, strict=True):
-                column.codes.extend(column.values.codes([bytes(getattr(each, field)) for each in found]))
+            found = [msgspec.structs.astuple(decode(part_of(value))) for value in self.values[at : at + _PART]]
+            for column, texts in zip(columns, zip(*found, strict=True), strict=True):
+                column.codes.extend(column.values.codes(list(map(bytes, texts))))
 
     def compacted(self, keep: NDArray[np.int64]) -> Rows:
         """These rows alone, in this order."""
