@@ -13,6 +13,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `coordinates`               packed block coordinates, Morton keys, DVID's block keys
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
+`columns`                   small tables of unsigned integers
 `tars`                      tar files as streams, read with suspicion
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `label_cuts`                supervoxels of a label block cut in two, and joined
@@ -21,6 +22,9 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `sharding`                  Neuroglancer's sharded files
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
 `downsample`                means over windows: the coarser scales of images
+`tile_payload`              image tiles as they are stored
+`placeholder`               the picture of a tile that isn't there
+`v3draw`                    Vaa3D's raw volumes
 `images`                    2-d images: PNG, JPEG, TIFF, BMP, pseudocolour, resizing
 ==========================  ====================================================================================
 
