@@ -40,7 +40,7 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-clients
 	@status=0; \
 	echo "ruff check"; $(BIN)/ruff check . || status=1; \
 	echo "mypy --strict"; $(BIN)/mypy || status=1; \
-	$(BIN)/python -m pytest --doctest-modules dvid_dask tests || status=1; \
+	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules dvid_dask tests || status=1; \
 	exit $$status
 
 test-long: $(VENV)/.installed-dev $(VENV)/.installed-clients
