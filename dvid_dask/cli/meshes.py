@@ -46,7 +46,7 @@ def mesh(
     format: Annotated[
         str | None,
         typer.Option(
-            help="obj, ply, drc, ngmesh; in a folder also precomputed (multi-resolution) or legacy.  "
+            help="obj, ply, drc, ngmesh; in a folder also precomputed (multi-resolution), sharded or legacy.  "
             "[default: as the instance says, ngmesh to keyvalue, precomputed in a folder]",
             metavar="FORMAT",
         ),

@@ -23,13 +23,14 @@ from dvid_dask.datatypes.tarsupervoxels import TarSupervoxels
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats.meshes._libraries import LIBRARIES, library
 from dvid_dask.formats.meshes.files import EXTENSIONS
+from dvid_dask.formats.meshes.shard import mesh_sharding
 from dvid_dask.ops import job
 from dvid_dask.ops.changed import changed_labels, check_since
 from dvid_dask.ops.export import nanometres
 from dvid_dask.ops.folders import end_job, ledger_at
 from dvid_dask.ops.job import LedgerPhase, ScratchLedger
 from dvid_dask.ops.mesh_bricks import MergePieces, MeshBricks, neighbours_before
-from dvid_dask.ops.mesh_files import FOLDER_FORMATS, FileWriter, FolderWriter, KeyWriter, SupervoxelWriter
+from dvid_dask.ops.mesh_files import FOLDER_FORMATS, FileWriter, FolderWriter, KeyWriter, ShardWriter, SupervoxelWriter
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_batches
@@ -123,7 +124,8 @@ def mesh(
         Fraction of the triangles that stay; 1 keeps all.
     format
         ``obj``, ``ply``, ``drc`` (Draco) or ``ngmesh``; in a folder also ``precomputed``, neuroglancer's
-        multi-resolution meshes, or ``legacy``, its single-resolution ones. By default what the instance's extension
+        multi-resolution meshes, ``sharded``, the same with some thousand in a file, or ``legacy``, its
+        single-resolution ones. By default what the instance's extension
         says, ``ngmesh`` at a ``keyvalue`` instance, and ``precomputed`` in a folder.
     edge
         Voxels along a side of a brick, about: a task's memory grows with its cube.
@@ -193,6 +195,13 @@ def mesh(
         format=writer.format,
         destination=_where(destination),
     )
+    partitions = min(_PARTITIONS, max(1, 4 * len(bricks)))
+    if isinstance(writer, FolderWriter) and writer.format == "sharded":
+        if since is not None:
+            raise BadRequest("shards hold many meshes and are made anew as a whole: use the format 'precomputed'")
+        sharding = mesh_sharding(_count(instance, space, wanted, by_supervoxel))
+        writer = ShardWriter(writer.format, writer.voxel_nm, writer.keep, writer.url, sharding)
+        partitions = 1 << sharding.shard_bits
     ledger = _ledger(instance, writer, name)
     show = Progress(progress)
     voxels = int(np.prod(per_brick * np.array(instance.block_shape)))
@@ -202,7 +211,6 @@ def mesh(
         f"meshes of {number} {whose} of {instance.name!r} at version {instance.version.uuid[:12]}, scale {scale}, to "
         f"{_where(destination)} ({writer.format}): {len(bricks):,} bricks, {len(bricks) * voxels / 1e6:,.1f} Mvoxel"
     )
-    partitions = min(_PARTITIONS, max(1, 4 * len(bricks)))
     task = MeshBricks(
         *(ledger, "bricks", space, instance.layout, scale, per_brick, bricks, wanted),
         *(by_supervoxel, instance.indexed, keep, writer, partitions),
@@ -330,6 +338,15 @@ def _exist(space: Space, labels: NDArray[np.uint64], supervoxels: bool) -> NDArr
     for body, members in _by_body(space, labels):
         there[members] = index.voxels_of(body, labels[members]) > 0
     return there
+
+
+def _count(instance: LabelMap, space: Space, wanted: NDArray[np.uint64] | None, supervoxels: bool) -> int:
+    """About how many labels there are."""
+    if wanted is not None:
+        return len(wanted)
+    if not instance.indexed:
+        return 1 << 16
+    return sum(header.supervoxels if supervoxels else 1 for _, header in Index(space).scan())
 
 
 def _by_body(space: Space, supervoxels: NDArray[np.uint64]) -> list[tuple[int, NDArray[np.int64]]]:

@@ -26,7 +26,6 @@ from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.meshes.mesh import simplified
 from dvid_dask.formats.meshes.surfaces import Piece, joined, surfaces
 from dvid_dask.ops.job import Result, ScratchLedger
-from dvid_dask.ops.label_bricks import partition_of
 from dvid_dask.ops.mesh_files import FileWriter
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["MergePieces", "MeshBricks", "decode_piece", "encode_piece", "merged", "neighbours_before"]
 
 _TOGETHER = 1 << 21  # triangles of pieces that are joined and simplified before more are read
-_HEAD = struct.Struct("<qqqqqq")
+_HEAD = struct.Struct("<qqqqqqq")
 _MOST = 1 << 36
 
 
@@ -49,14 +48,15 @@ def neighbours_before(blocks: NDArray[np.int64], per_brick: NDArray[Any]) -> NDA
 
 
 def encode_piece(piece: Piece) -> bytes:
-    """A piece as bytes: its corner, sizes, float32 positions from the corner, triangles."""
+    """A piece as bytes: its corner, sizes, float32 positions from the corner, triangles, its seam."""
+    seam = piece.border().astype("<i4")
     corner = np.floor(piece.vertices.min(axis=0)).astype(np.int64)
-    head = _HEAD.pack(*corner.tolist(), piece.made, len(piece.vertices), len(piece.faces))
+    head = _HEAD.pack(*corner.tolist(), piece.made, len(piece.vertices), len(piece.faces), len(seam))
     local = (piece.vertices - corner).astype("<f4")
     # triangles name vertices made a moment before: differences are small
     steps = np.diff(piece.faces.astype("<i4").reshape(-1), prepend=np.int32(0)).astype("<i4")
     planes = np.ascontiguousarray(steps.view(np.uint8).reshape(-1, 4).T)
-    return zstd_compress(head + local.tobytes() + planes.tobytes(), 1)
+    return zstd_compress(head + local.tobytes() + planes.tobytes() + seam.tobytes(), 1)
 
 
 def decode_piece(value: bytes) -> Piece:
@@ -70,14 +70,23 @@ def decode_piece(value: bytes) -> Piece:
     data = zstd_decompress(value, _MOST)
     if len(data) < _HEAD.size:
         raise FormatError(f"a piece of a mesh with {len(data)} bytes")
-    z, y, x, made, vertices, faces = _HEAD.unpack_from(data)
-    if len(data) != _HEAD.size + 12 * (vertices + faces):
+    z, y, x, made, vertices, faces, border = _HEAD.unpack_from(data)
+    if len(data) != _HEAD.size + 12 * (vertices + faces) + 4 * border:
         raise FormatError(f"{len(data)} bytes are no piece of {vertices} vertices and {faces} triangles")
     local = np.frombuffer(data, "<f4", 3 * vertices, _HEAD.size).reshape(-1, 3)
     planes = np.frombuffer(data, np.uint8, 12 * faces, _HEAD.size + 12 * vertices).reshape(4, -1)
     steps = np.ascontiguousarray(planes.T).view("<i4").reshape(-1)
+    seam = np.frombuffer(data, "<i4", border, _HEAD.size + 12 * (vertices + faces)).astype(np.int64)
     corner = np.array([z, y, x], np.float64)
-    return Piece(local + corner, np.cumsum(steps, dtype=np.int32).reshape(-1, 3), made)
+    return Piece(local + corner, np.cumsum(steps, dtype=np.int32).reshape(-1, 3), made, seam)
+
+
+def _at_walls(
+    vertices: NDArray[np.float64], walls: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.int64]:
+    """Vertices at the walls of a brick: those that its neighbours may share."""
+    low, high = walls
+    return np.flatnonzero(((vertices == low) | (vertices == high)).any(axis=1))
 
 
 def merged(pieces: Iterator[Piece], keep: float, voxel_nm: tuple[float, float, float]) -> Piece:
@@ -156,7 +165,7 @@ class MeshBricks:
         return self.ledger.commit(self.phase, index, leave)
 
     def _key(self, label: int, index: int) -> bytes:
-        partition = int(partition_of(np.array([label], np.uint64), self.partitions)[0])
+        partition = self.writer.partition(label, self.partitions)
         return self.ledger.key("x", b"%08x" % partition, b"%016x" % label, b"%08x" % index)
 
     def _surfaces(self, brick: NDArray[np.int64]) -> Iterator[tuple[int, Piece, bool]]:
@@ -173,27 +182,36 @@ class MeshBricks:
         labels, tables = self._numbered(blocks)
         if not len(labels):
             return
-        core = self.per_brick * shape
-        dense = np.zeros(core + 1, np.uint64)
         places = np.array([c for c, _ in held], np.int64) - first
-        label_blocks.decode_blocks_into(blocks, places * shape, dense, tables)
-        uniform = np.ones(core // 8, np.bool_)
+        # nothing is stored elsewhere in the brick, so its surfaces are within these blocks and the layer before them
+        low = np.maximum(places.min(axis=0) - 1, 0)
+        high = np.minimum(places.max(axis=0) + 1, self.per_brick)
+        dense = np.zeros((high - low) * shape + 1, np.uint64)
+        label_blocks.decode_blocks_into(blocks, (places - low) * shape, dense, tables)
+        uniform = np.ones((high - low) * shape // 8, np.bool_)
         for place, block in zip(places, blocks, strict=True):
-            if (place < self.per_brick).all():
-                z, y, x = place * shape // 8
+            if (place < high).all():
+                z, y, x = (place - low) * shape // 8
                 nz, ny, nx = shape // 8
                 uniform[z : z + nz, y : y + ny, x : x + nx] = label_blocks.uniform_sub_blocks(block)
         del blocks, held
         index = Index(self.space) if self.indexed else None
         mapping = Mapping(self.space)
-        origin = (first * shape).astype(np.float64)
+        origin = ((first + low) * shape).astype(np.float64)
+        walls = (first * shape).astype(np.float64), ((first + self.per_brick) * shape).astype(np.float64)
         for number, half_voxels, faces in surfaces(dense, len(labels), uniform):
             label = int(labels[number - 1])
-            piece = Piece(half_voxels / 2 + origin, faces, len(faces))
-            cut = bool(((half_voxels == 0) | (half_voxels == 2 * core)).any())
+            vertices = half_voxels / 2 + origin
+            piece = Piece(vertices, faces, len(faces), _at_walls(vertices, walls))
             body = mapping.body(label) if self.supervoxels else label
-            whole = not cut and index is not None and self._lies_within(index, body, first)
-            yield label, simplified(piece, self.keep, self.writer.voxel_nm), whole
+            whole = (
+                self.writer.finishes
+                and not len(piece.border())
+                and index is not None
+                and self._lies_within(index, body, first)
+            )
+            piece = simplified(piece, self.keep, self.writer.voxel_nm)
+            yield label, Piece(piece.vertices, piece.faces, piece.made, _at_walls(piece.vertices, walls)), whole
 
     def _numbered(self, blocks: list[bytes]) -> tuple[NDArray[np.uint64], list[NDArray[np.uint64]]]:
         """The labels that are wanted, and of each block's table their numbers, from 1 on; 0 for the others."""

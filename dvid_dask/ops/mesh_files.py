@@ -8,19 +8,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dvid_dask.datatypes.keyvalue import KeyValue
 from dvid_dask.datatypes.tarsupervoxels import TarSupervoxels
 from dvid_dask.errors import Conflict
 from dvid_dask.formats.meshes.files import EXTENSIONS, encode
 from dvid_dask.formats.meshes.mesh import placed, simplified
 from dvid_dask.formats.meshes.multires import encode_multires, multires_info
+from dvid_dask.formats.meshes.shard import encode_shard, shard_name, shard_of, sharding_json
+from dvid_dask.formats.sharding import Sharding
+from dvid_dask.ops.label_bricks import partition_of
 
 if TYPE_CHECKING:
     from dvid_dask.formats.meshes.surfaces import Piece
 
-__all__ = ["FOLDER_FORMATS", "FileWriter", "FolderWriter", "KeyWriter", "MeshWriter", "SupervoxelWriter"]
+__all__ = [
+    "FOLDER_FORMATS",
+    "FileWriter",
+    "FolderWriter",
+    "KeyWriter",
+    "MeshWriter",
+    "ShardWriter",
+    "SupervoxelWriter",
+]
 
-FOLDER_FORMATS = ("precomputed", "legacy", *EXTENSIONS)
+FOLDER_FORMATS = ("precomputed", "sharded", "legacy", *EXTENSIONS)
 """Of meshes in a folder."""
 
 _BATCH = 16 << 20
@@ -47,6 +60,15 @@ class MeshWriter(ABC):
     voxel_nm: tuple[float, float, float]
     keep: float
 
+    def partition(self, label: int, partitions: int) -> int:
+        """Which partition the pieces of a label go to."""
+        return int(partition_of(np.array([label], np.uint64), partitions)[0])
+
+    @property
+    def finishes(self) -> bool:
+        """Whether a label can be written by any task; else those of a partition are written together."""
+        return True
+
     def write(self, meshes: Iterable[tuple[int, Piece]]) -> tuple[int, int]:
         """Write the surfaces of labels; returns triangles and bytes."""
         held: list[tuple[str, bytes]] = []
@@ -67,13 +89,14 @@ class MeshWriter(ABC):
     def files(self, label: int, piece: Piece) -> Iterator[tuple[str, bytes]]:
         """Names and contents of the files of a label."""
         mesh = placed(piece, self.voxel_nm)
-        if self.format == "precomputed":
+        if self.format in ("precomputed", "sharded"):
             levels = [mesh]
-            while len(levels) < _LEVELS and len(levels[-1].faces) >= 4 * _FEWEST:
+            while len(levels) < _LEVELS and len(piece.faces) >= 4 * _FEWEST:
                 coarser = simplified(piece, self.keep / 4 ** len(levels), self.voxel_nm)
-                if len(coarser.faces) > 0.6 * len(levels[-1].faces):
+                if len(coarser.faces) > 0.6 * len(piece.faces):
                     break
-                levels.append(placed(coarser, self.voxel_nm))
+                piece = coarser
+                levels.append(placed(piece, self.voxel_nm))
             chunk = [_CHUNK * size for size in self.voxel_nm[::-1]]
             manifest, fragments = encode_multires(levels, chunk, min(self.voxel_nm))
             # a viewer asks for the manifest first
@@ -197,4 +220,42 @@ class FolderWriter(MeshWriter):
                 place.delete_range(ts.KvStore.KeyRange(name, name + "\0")).result()
 
 
-FileWriter = SupervoxelWriter | KeyWriter | FolderWriter
+@dataclass(frozen=True)
+class ShardWriter(FolderWriter):
+    """Shards below a URL: a task writes one of them whole."""
+
+    sharding: Sharding
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """With the sharding."""
+        return multires_info(sharding_json(self.sharding))
+
+    def partition(self, label: int, partitions: int) -> int:
+        """The shard."""
+        return shard_of(label, self.sharding)
+
+    @property
+    def finishes(self) -> bool:
+        """Shards are written whole."""
+        return False
+
+    def write(self, meshes: Iterable[tuple[int, Piece]]) -> tuple[int, int]:
+        """Write the meshes of one shard; returns triangles and bytes."""
+        triangles = 0
+        held: list[tuple[int, bytes, bytes]] = []
+        for label, piece in meshes:
+            triangles += len(piece.faces)
+            (_, fragments), (_, manifest) = self.files(label, piece)
+            held.append((label, manifest, fragments))
+        if not held:
+            return 0, 0
+        data = encode_shard(held, self.sharding)
+        self.put([(shard_name(shard_of(held[0][0], self.sharding), self.sharding), data)])
+        return triangles, len(data)
+
+    def remove(self, labels: Sequence[int]) -> None:
+        """Nothing: a folder of shards is made anew."""
+
+
+FileWriter = SupervoxelWriter | KeyWriter | FolderWriter | ShardWriter

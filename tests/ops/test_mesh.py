@@ -15,7 +15,9 @@ from dvid_dask.errors import BadRequest, Conflict, LockedVersion, NotFound, NotS
 from dvid_dask.formats.meshes.files import decode
 from dvid_dask.formats.meshes.mesh import placed
 from dvid_dask.formats.meshes.multires import decode_fragments, decode_manifest
+from dvid_dask.formats.meshes.shard import decode_shard
 from dvid_dask.formats.meshes.surfaces import Piece, surfaces
+from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import mesh_bricks
 from dvid_dask.ops.mesh_bricks import decode_piece, encode_piece
 from tests.formats.meshes.test_surfaces import ball, torus, triangles
@@ -200,6 +202,21 @@ def test_a_folder_of_multi_resolution_meshes(seg, tmp_path, edge):
             found = decode_fragments(manifest, data, level)
             parts = trimesh.util.concatenate([trimesh.Trimesh(m.vertices, m.faces, process=False) for m in found])
             assert parts.volume == pytest.approx(whole.volume, rel=0.3 if level else 0.02)
+
+
+def test_a_folder_of_shards(seg, tmp_path):
+    run(seg, str(tmp_path), format="sharded", keep=0.5, edge=32)
+    run(seg, str(tmp_path / "loose"), keep=0.5, edge=32)
+    info = json.loads((tmp_path / "info").read_text())
+    assert info["sharding"]["shard_bits"] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.shard", "info", "loose"]
+    found = decode_shard((tmp_path / "0.shard").read_bytes(), Sharding.from_json(info["sharding"]))
+    assert sorted(found) == [7, 9, 11]
+    for body, (manifest, fragments) in found.items():
+        assert manifest == (tmp_path / "loose" / f"{body}.index").read_bytes()
+        assert fragments == (tmp_path / "loose" / str(body)).read_bytes()
+    with pytest.raises(BadRequest, match="made anew"):
+        run(seg, str(tmp_path), format="sharded", since=seg.version)
 
 
 def test_a_folder_of_single_resolution_meshes(seg, tmp_path):

@@ -95,6 +95,8 @@ def simplified(piece: Piece, keep: float, voxel_zyx: Sequence[float] = (1, 1, 1)
     ImportError
         If pyfqmr isn't there.
     """
+    if keep >= 1:
+        return piece
     border = piece.border()
     target = max(_FEWEST, int(np.ceil(piece.made * keep))) + 2 * len(border)
     if target >= len(piece.faces):

@@ -34,7 +34,7 @@ LEVEL = 0.49
 """Of the surface of a mask: just below one half, so that voxels that touch along an edge are joined."""
 
 _SUB = 8
-_ROOM = 1 << 16  # vertices, to begin with
+_ROOM = 1 << 16  # vertices to begin with, at least
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,19 @@ class Piece:
         int32 (m, 3): vertices of each triangle, counter-clockwise seen from outside when drawn as x, y, z.
     made
         Triangles that the surface had before it was simplified.
+    seam
+        int (k,): vertices among which are all that other pieces may share, where that is known.
     """
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int32]
     made: int
+    seam: NDArray[np.int64] | None = None
 
     def border(self) -> NDArray[np.int64]:
-        """The vertices where it is cut: those of edges that have a triangle on one side only."""
+        """The vertices where it is cut: those of edges that have a triangle on one side only, or its seam."""
+        if self.seam is not None:
+            return self.seam
         if not len(self.faces):
             return np.empty(0, np.int64)
         n = np.int64(len(self.vertices))
@@ -130,9 +135,9 @@ def surfaces(
         raise ValueError(f"{count} labels in a brick: at most 2^31 - 1")
     counts, triangles = _table()
     held = np.empty((2, ny + 1, nx + 1, 3, 2), np.int32)
-    vertices = _ROOM + 24 * nx
-    places, owners = np.empty((vertices, 3), np.int32), np.empty(vertices, np.int32)
-    faces = np.empty((2 * _ROOM + 40 * nx, 3), np.int32)
+    room = max(_ROOM, nz * ny * nx // 4) + 24 * nx  # costs nothing until it is used
+    places, owners = np.empty((room, 3), np.int32), np.empty(room, np.int32)
+    faces = np.empty((2 * room, 3), np.int32)
     state = np.zeros(3, np.int64)
     voxels = np.ascontiguousarray(numbers_zyx, np.uint64)
     while not march(voxels, known, EDGES, counts, triangles, held, places, owners, faces, state):
@@ -144,6 +149,19 @@ def surfaces(
     for number in np.flatnonzero(np.diff(first_face)).tolist():
         a, b, c, d = first_vertex[number], first_vertex[number + 1], first_face[number], first_face[number + 1]
         yield number, sorted_places[a:b], sorted_faces[c:d]
+
+
+def _numbered(places: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A number for each place, equal for equal places."""
+    doubled = np.rint(2 * places).astype(np.int64)
+    doubled -= doubled.min(axis=0)
+    _, y, x = (doubled.max(axis=0) + 1).tolist()
+    if (2 * places == np.rint(2 * places)).all() and int(doubled[:, 0].max() + 1) * y * x < 1 << 62:
+        packed: NDArray[np.int64] = (doubled[:, 0] * y + doubled[:, 1]) * x + doubled[:, 2]
+        return packed
+    # -0.0 and 0.0 are one place
+    found: NDArray[np.int64] = np.unique(places + 0.0, axis=0, return_inverse=True)[1].reshape(-1)
+    return found
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -163,13 +181,12 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     vertices = np.concatenate([np.empty((0, 3)), *(p.vertices for p in pieces)])
     faces = np.concatenate([np.empty((0, 3), np.int64), *(p.faces + s for p, s in zip(pieces, starts, strict=False))])
     border = np.concatenate([np.empty(0, np.int64), *(p.border() + s for p, s in zip(pieces, starts, strict=False))])
-    # -0.0 and 0.0 are one place
-    _, first, which = np.unique(vertices[border] + 0.0, axis=0, return_index=True, return_inverse=True)
-    # the first of each place stays, whichever that is
-    order = np.full(len(first), len(vertices), np.int64)
-    np.minimum.at(order, which.reshape(-1), border)
     to = np.arange(len(vertices))
-    to[border] = order[which.reshape(-1)]
+    if len(border):
+        # the first of each place stays
+        border.sort()
+        _, first, which = np.unique(_numbered(vertices[border]), return_index=True, return_inverse=True)
+        to[border] = border[first][which]
     kept = to == np.arange(len(vertices))
     number = np.cumsum(kept) - 1
     return Piece(vertices[kept], number[to[faces]].astype(np.int32), sum(p.made for p in pieces))

@@ -143,7 +143,7 @@ def test_uniform_sub_blocks_may_be_left_out():
 def test_room_is_made_as_it_is_needed(monkeypatch):
     voxels = np.pad(np.random.default_rng(0).integers(0, 5, (20, 20, 20)).astype(np.uint64), 1)
     expected = [(n, p.tolist(), f.tolist()) for n, p, f in surfaces(voxels, 4)]
-    monkeypatch.setattr(module, "_ROOM", 1)
+    monkeypatch.setattr(module, "_ROOM", -(22**3) // 4)
     assert [(n, p.tolist(), f.tolist()) for n, p, f in surfaces(voxels, 4)] == expected
 
 
