@@ -267,7 +267,7 @@ def test_missing_files(make_client, console):
     client = make_client(web_client=console, web_redirect_path="gone", web_default_file="index.html")
     answer = client.get("/volume/5")
     assert (answer.status_code, answer.headers["location"]) == (308, "/gone")
-    assert make_client().get("/").status_code == 404
+    assert make_client().get("/volume/5").status_code == 404
 
 
 def test_the_app_over_a_callers_datastore(client, repo):
