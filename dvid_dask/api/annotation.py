@@ -40,7 +40,7 @@ face = Face(
     common=("tags", "sync"),
 )
 
-MAX_BODY = 256 << 20
+MAX_BODY = 128 << 20
 """Bytes of a request with elements."""
 
 _LISTED = 1 << 14  # elements that become JSON at a time

@@ -172,7 +172,7 @@ def test_a_move_within_a_body_moves_its_entry(client, synapses):
 
 
 def test_large_bodies(client, synapses):
-    too_large = b'[{"Pos":[1,2,3],"Prop":{"a":"' + b"x" * (257 << 20) + b'"}}]'
+    too_large = b'[{"Pos":[1,2,3],"Prop":{"a":"' + b"x" * (129 << 20) + b'"}}]'
     assert client.post(f"{synapses}/elements", content=too_large).status_code == 400
     del too_large
     many = [element((i % 64, i // 64 % 64, i // 4096), "PreSyn", ["many"], {"i": str(i)}) for i in range(20_000)]

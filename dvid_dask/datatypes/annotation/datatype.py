@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -19,6 +20,7 @@ from dvid_dask.datatypes.annotation.messages import delta_message
 from dvid_dask.datatypes.annotation.state import State
 from dvid_dask.datatypes.annotation.tables import frame, from_rows
 from dvid_dask.datatypes.annotation.tally import part_of
+from dvid_dask.datatypes.annotation.verify import verify
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, register
 from dvid_dask.datatypes.events import FiledPart, ListsReplaced
 from dvid_dask.errors import BadRequest
@@ -433,7 +435,8 @@ class Annotation(Datatype):
         Raises
         ------
         NotFound
-            If the version keeps nothing of such an edit: it changed more than 16 MiB, or its version is committed.
+            If the version keeps nothing of such an edit: it changed more than 16 MiB or 16,384 blocks, or the version is
+            committed.
         BadRequest
             If it is undone already.
         LaterMutations
@@ -622,10 +625,8 @@ class Annotation(Datatype):
     def _check(self, space: TxSpace, filing: Filing) -> int:
         elements = reload.all_elements(space)
         bodies, supervoxels = filing.located(elements.zyx)
-        followed = self.source is not None
-        wrong = dict(
-            reload.check_lists(space, elements, bodies if followed else None, supervoxels if followed else None)
-        )
+        located = filing.located if self.source is not None else None
+        wrong = dict(verify(space, self._state(space).shape, located))
         names: dict[str, int] = {}
         for key in wrong:
             if key.startswith(keys.LABEL):
@@ -673,16 +674,15 @@ class Annotation(Datatype):
     def disagreements(self) -> Iterator[str]:
         """Lists that aren't what elements and segmentation say, in words."""
         view = self.view()
-        source = self.source
-        elements = reload.all_elements(view)
-        bodies = supervoxels = None
-        held = state.read_state(view)
-        if source is not None and held is not None and held.source == source.info.data_uuid:
-            partner: Any = source
-            bodies, supervoxels = partner.labels_in(partner.view(), elements.zyx)
-        given = set(reload.given_lists(view))
-        for key, text in reload.check_lists(view, elements, bodies, supervoxels):
-            if not (key.startswith(keys.LABEL) and (keys.label_of(key) in given or bodies is None)):
+        held, source = state.read_state(view), self.source
+        if held is None:
+            return
+        located = None
+        if source is not None and held.source == source.info.data_uuid:
+            located = functools.partial(source.labels_in, source.view())
+        given = {keys.label(body) for body in reload.given_lists(view)}
+        for key, text in verify(view, held.shape, located):
+            if key not in given:
                 yield text
 
     # ------------------------------------------------------------------ versions against each other

@@ -49,6 +49,9 @@ class LabelSource(Protocol):
     def block_shape(self) -> tuple[int, int, int]:
         """Voxels of a block (z, y, x)."""
 
+    def view(self) -> Space:
+        """Its keys at this version."""
+
     def labels_in(self, space: AnySpace, points_zyx: Points) -> tuple[Ids, Ids]:
         """Bodies and supervoxels at points, read through a space."""
 

@@ -240,10 +240,10 @@ class Lists:
         """The elements of a list, some pages at a time."""
         if len(record.inline):
             yield record.inline
-        for _, page in self._pages(record.directory):
+        for _, page in self.pages(record.directory):
             yield page
 
-    def _pages(self, directory: Directory, batch: int = 16) -> Iterator[tuple[NDArray[np.int64], Elements]]:
+    def pages(self, directory: Directory, batch: int = 16) -> Iterator[tuple[NDArray[np.int64], Elements]]:
         """Pages joined, so many at a time; the row of the directory that each element is of."""
         page_keys = directory.page_keys
         for at in range(0, len(page_keys), batch):
@@ -293,7 +293,7 @@ class Lists:
         small = np.flatnonzero(directory.sizes < PAGE // 2)[: _COMPACT if compact else 0]
         if len(small):
             chosen = directory[small]
-            inline += [page for _, page in self._pages(chosen)]
+            inline += [page for _, page in self.pages(chosen)]
             for key in chosen.page_keys:
                 self._tx.delete(key)
             keep = np.ones(len(directory), np.bool_)
@@ -380,7 +380,7 @@ class Lists:
         table, parts = directory.table.copy(), []
         keep = np.ones(len(directory), np.bool_)
         rows = np.flatnonzero(may)
-        for row_of, held in self._pages(directory[rows]):
+        for row_of, held in self.pages(directory[rows]):
             mask = chosen(held)
             if not mask.any():
                 continue
@@ -438,7 +438,7 @@ class Lists:
         loose = [record.inline[mask]]
         table, keep = directory.table.copy(), np.ones(len(directory), np.bool_)
         tx = self._tx
-        for row_of, held in self._pages(directory[rows]):
+        for row_of, held in self.pages(directory[rows]):
             hit = _among(held.key, wanted)
             if not hit.any():
                 continue
@@ -481,7 +481,7 @@ class Lists:
         directory = record.directory
         table = directory.table.copy()
         rows = np.flatnonzero(directory.may_hold(wanted))
-        for row_of, held in self._pages(directory[rows]):
+        for row_of, held in self.pages(directory[rows]):
             mask = _among(held.key, wanted)
             if not mask.any():
                 continue

@@ -11,7 +11,7 @@ from dvid_dask.datatypes.annotation import keys
 from dvid_dask.datatypes.annotation.blocks import in_blocks, new_blocks, scan_blocks
 from dvid_dask.datatypes.annotation.elements import Elements
 from dvid_dask.datatypes.annotation.filing import Filing, tag_pairs
-from dvid_dask.datatypes.annotation.lists import Lists, PageNumbers, new_lists, place_of
+from dvid_dask.datatypes.annotation.lists import PageNumbers, new_lists, place_of
 from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST",
     "all_elements",
-    "check_lists",
     "clear_lists",
     "given_lists",
     "new_label_lists",
@@ -145,78 +144,3 @@ def renew_given(space: TxSpace, filing: Filing, shape: Sequence[int], blocks_of_
     anew = Elements.join(parts)
     filing.labels.replace(body, anew, given=False)
     filing.tally.add(body, anew, 1)
-
-
-# ------------------------------------------------------------------ comparing
-
-
-def _rows(elements: Elements) -> set[tuple[object, ...]]:
-    """Elements without regard to order, and to the difference between null and empty."""
-    tags = ["[]" if t == b"null" else t.decode() for t in elements.tags.each()]
-    props = ["{}" if t == b"null" else t.decode() for t in elements.prop.each()]
-    return set(zip(map(tuple, elements.zyx.tolist()), elements.kind.tolist(), tags, props, strict=True))
-
-
-def check_lists(
-    space: AnySpace, elements: Elements, bodies: NDArray[np.uint64] | None, supervoxels: NDArray[np.uint64] | None
-) -> Iterator[tuple[bytes, str]]:
-    """Lists that aren't what elements and segmentation say: the key of each, and in words what is wrong.
-
-    Parameters
-    ----------
-    space
-        The annotation.
-    elements
-        All that there are.
-    bodies, supervoxels
-        What each lies in; None if nothing is followed: then lists of bodies aren't looked at.
-    """
-    if bodies is not None and supervoxels is not None:
-        order = np.argsort(bodies, kind="stable")
-        names = np.unique(bodies[bodies != 0])
-        low, high = np.searchsorted(bodies[order], names), np.searchsorted(bodies[order], names, "right")
-        lists = Lists(space, keys.label)
-        known = set(names.tolist())
-        for name, a, b in zip(names.tolist(), low.tolist(), high.tolist(), strict=True):
-            chosen = order[a:b]
-            expected = elements[chosen].listed(supervoxels[chosen])
-            if (wrong := _wrong(lists, name, expected)) is not None:
-                yield keys.label(name), f"the list of body {name}: {wrong}"
-        for key in space.keys(keys.LABEL):
-            if keys.label_of(key) not in known and len(lists.record(keys.label_of(key))):
-                yield key, f"the list of body {keys.label_of(key)}: no element lies in that body"
-    tags: dict[str, int] = {}
-    number, element = tag_pairs(elements.tags, tags)
-    order = np.argsort(number, kind="stable")
-    lists = Lists(space, keys.tag)
-    for name, i in tags.items():
-        a, b = np.searchsorted(number[order], [i, i + 1])
-        chosen = element[order[a:b]]
-        expected = elements[chosen].listed(place_of(elements.zyx[chosen]))
-        if (wrong := _wrong(lists, name, expected)) is not None:
-            yield keys.tag(name), f"the list of tag {name!r}: {wrong}"
-    for key in space.keys(keys.TAG):
-        if keys.tag_of(key) not in tags and len(lists.record(keys.tag_of(key))):
-            yield key, f"the list of tag {keys.tag_of(key)!r}: no element has it"
-
-
-def _wrong(lists: Lists, name: int | str, expected: Elements) -> str | None:
-    record = lists.record(name)
-    held = Elements.join(list(lists.scan_record(record)))
-    if len(held) != len(expected):
-        return f"it has {len(held)} elements, but {len(expected)} are expected"
-    if (record.counts != held.counts()).any():
-        return "its directory counts other kinds than its pages have"
-    if _rows(held) != _rows(expected):
-        return "it has other elements than expected"
-    by_position = dict(zip(map(tuple, held.zyx.tolist()), held.key.tolist(), strict=True))
-    if any(by_position[tuple(p)] != k for p, k in zip(expected.zyx.tolist(), expected.key.tolist(), strict=True)):
-        return "elements are under other supervoxels than they lie in"
-    for row, page in zip(record.directory.table.T, record.directory.page_keys, strict=True):
-        stored = lists._space.get(page)
-        from dvid_dask.datatypes.annotation.elements import decode
-
-        key = decode(stored).key
-        if len(key) and (key.min() < row[2] or key.max() > row[3]):
-            return "a page has keys beyond those that its directory says"
-    return None

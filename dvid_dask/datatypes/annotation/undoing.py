@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["carry_out", "keep"]
 
-MAX_KEPT = 16 << 20
-"""Bytes of blocks that are kept for an undo; an edit that changes more can't be undone."""
+MAX_KEPT, MAX_BLOCKS = 16 << 20, 1 << 14
+"""Bytes of blocks that are kept for an undo, and how many; an edit that changes more can't be undone."""
 
 
 class _Block(msgspec.Struct, array_like=True, frozen=True):
@@ -45,7 +45,7 @@ def keep(annotation: Datatype, m: Mutation, space: TxSpace, action: str) -> None
     before = m.before(annotation)
     prefix = space.prefix + keys.BLOCK
     changed = sorted(key[len(space.prefix) :] for key in m.tx.changed if key.startswith(prefix))
-    if before is None or not changed:
+    if before is None or not 0 < len(changed) <= MAX_BLOCKS:
         return
     blocks = [
         _Block(key, old, new)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvid_dask.datatypes.annotation import Elements, Texts, keys, lists, reload
-from dvid_dask.datatypes.annotation.blocks import blocks_around, grouped
+from dvid_dask.datatypes.annotation.blocks import blocks_around, grouped, new_blocks
 from dvid_dask.datatypes.annotation.elements import decode, decode_many, encode, encode_groups, find
 from dvid_dask.datatypes.annotation.errors import DamagedListError
 from dvid_dask.datatypes.annotation.filing import tag_pairs, under_runs
@@ -19,6 +19,7 @@ from dvid_dask.datatypes.annotation.kinds import KINDS, RELATIONS
 from dvid_dask.datatypes.annotation.lists import Drop, Lists, PageNumbers, Record
 from dvid_dask.datatypes.annotation.merging import merged_elements
 from dvid_dask.datatypes.annotation.parsing import parse, to_json
+from dvid_dask.datatypes.annotation.verify import verify
 from tests.datatypes.labelmap.conftest import DictSpace
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -238,12 +239,36 @@ def test_lists_made_at_once():
     space = DictSpace()
     space.put_many(reload.new_label_lists(held, bodies, svs, PageNumbers(1)))
     space.put_many(reload.new_tag_lists(held, PageNumbers(1)))
-    assert list(reload.check_lists(space, held, bodies, svs)) == []
+    space.put_many(new_blocks(held, (16, 16, 16)))
+
+    def located(points):
+        at = find(held.zyx, points)
+        return bodies[at], svs[at]
+
+    def wrong(**changed):
+        return [text for _, text in verify(space, (16, 16, 16), changed.get("located", located))]
+
+    assert wrong() == []
     assert not list(space.keys(keys.label(0)))
+    good = dict(space.data)
     space.delete(keys.label(3))
-    told = [text for _, text in reload.check_lists(space, held, bodies, svs)]
-    assert len(told) == 1
-    assert "body 3" in told[0]
+    assert wrong() == [f"the list of body 3: there is none, but {(bodies == 3).sum()} elements are expected in it"]
+    space.data[keys.label(3)] = space.data[keys.label(7)] = good[keys.label(2**63)]
+    assert {text.split(":")[0] for text in wrong()} == {"the list of body 3", "the list of body 7"}
+    space.data = dict(good)
+    space.data[keys.tag("b")] = space.data[keys.tag("a")]
+    assert [text.split(":")[0] for text in wrong()] == ["the list of tag 'b'"]
+    space.data = dict(good)
+    page = Lists(space, keys.label).record(1).directory.page_keys[0]
+    space.data[page] = encode(decode(good[page])[::-1].with_key(decode(good[page]).key))
+    assert len(wrong()) == 1
+    space.data[page] = encode(Elements.join([decode(good[page])[1:], decode(good[page])[1:2]]))
+    assert len(wrong()) == 1
+    space.delete(page)
+    assert "missing" in wrong()[0]
+    space.data = dict(good)
+    del space.data[next(iter(space.keys(keys.BLOCK)))]
+    assert len(wrong()) > 1
 
 
 # ------------------------------------------------------------------ merging
