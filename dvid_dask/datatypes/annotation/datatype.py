@@ -435,8 +435,8 @@ class Annotation(Datatype):
         Raises
         ------
         NotFound
-            If the version keeps nothing of such an edit: it changed more than 16 MiB or 16,384 blocks, or the version is
-            committed.
+            If the version keeps nothing of such an edit: it changed more than 16 MiB or 16,384 blocks, or the version
+            is committed.
         BadRequest
             If it is undone already.
         LaterMutations
