@@ -17,6 +17,7 @@ from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import InstanceLedger, LedgerPhase, Result
 from dvid_dask.ops.progress import Progress
+from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,7 +157,9 @@ def composite(
 
     def finish(m: Mutation, space: TxSpace) -> None:
         image.grow_extents(space, box.start, box.stop)
-        m.log(image, {"Action": "composite", "MutationID": m.id, "Labels": labels.name, "Grayscale": gray.name})
+        when = {"Timestamp": go_time(m.time), "UUID": m.version.uuid}
+        sources = {"Labels": labels.name, "Grayscale": gray.name}
+        m.log(image, {"Action": "composite", "MutationID": m.id, **sources, **when})
 
     ledger.finish(finish)
     return image

@@ -19,13 +19,14 @@ from dvid_dask.ops.job import InstanceLedger, LedgerPhase
 from dvid_dask.ops.label_bricks import LabelBricks
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.stored import block_shape, box_of_blocks, stored_blocks
+from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Datatype, TxSpace
+    from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
 
 __all__ = ["DownresReport", "downres"]
 
@@ -142,9 +143,12 @@ def downres(
         title = f"scales {grid.scale + 1} to {grid.scale + grid.levels}"
         weights = [grid.brick(i).size for i in range(grid.count)]
         job.execute(LedgerPhase(ledger, phase, title, weights, _task(instance, ledger, phase, grid)), client, show)
-    ledger.finish(
-        lambda m, _: m.log(instance, {"Action": "downres", "MutationID": m.id, "Scales": [from_scale, levels]})
-    )
+
+    def finish(m: Mutation, _: TxSpace) -> None:
+        when = {"Timestamp": go_time(m.time), "UUID": m.version.uuid}
+        m.log(instance, {"Action": "downres", "MutationID": m.id, "Scales": [from_scale, levels], **when})
+
+    ledger.finish(finish)
     return DownresReport(name, tuple(range(from_scale + 1, levels + 1)), total, time.monotonic() - began)
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dvid_dask.datatypes.base import CONFLICT, Mutation, Space, TxSpace
-from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.mapping import merged_page
+from dvid_dask.datatypes.base import Mutation, Space, TxSpace
+from dvid_dask.datatypes.labelmap.restoring import take_over
+from dvid_dask.datatypes.labelmap.steps import Restore, encode_steps
 from dvid_dask.errors import Conflict, LockedVersion
 from dvid_dask.ops.job import InstanceLedger, Result
 from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, diff, land, prefix_end
@@ -40,7 +40,6 @@ T = TypeVar("T")
 DRAFT = "draft-"
 """Begins the names of drafts' trees."""
 
-_PART = 4096
 _NAMED = 5
 
 
@@ -181,6 +180,9 @@ class DraftLedger(InstanceLedger):
             space = m.space(instance)
             fn(m, space)
             space.delete_prefix(self._record)
+            if m.keeps_undo(instance):
+                step = Restore(*m.keep_states(instance), "edits")
+                m.keep_undo(instance, str(self.about["op"]), encode_steps([step]))
             m.finish()
             if voice is not None:
                 voice.commits()
@@ -219,14 +221,7 @@ class DraftLedger(InstanceLedger):
     # -------------------------------------------------------------- what others did meanwhile
 
     def _take_over(self, tx: Transaction, base: View, newest: View, changes: Iterator[Change]) -> None:
-        part: list[bytes] = []
-        unsettled: list[bytes] = []
-        for change in changes:
-            part.append(change.key)
-            if len(part) == _PART:
-                unsettled += self._take_over_part(tx, base, newest, part)
-                part = []
-        unsettled += self._take_over_part(tx, base, newest, part)
+        unsettled = take_over(self.instance, tx, base, newest, changes)
         if unsettled:
             named = ", ".join(self._name(key) for key in unsettled[:_NAMED])
             more = f" and {len(unsettled) - _NAMED} more" if len(unsettled) > _NAMED else ""
@@ -234,35 +229,6 @@ class DraftLedger(InstanceLedger):
                 f"others changed the same of {self.instance.name!r} while the job ran ({named}{more}): "
                 "nothing of it is kept, start it again"
             )
-
-    def _take_over_part(self, tx: Transaction, base: View, newest: View, part: list[bytes]) -> list[bytes]:
-        unsettled = []
-        both = zip(part, base.get_many(part), tx.get_many(part), newest.get_many(part), strict=True)
-        for key, old, ours, theirs in both:
-            if ours == theirs:
-                continue
-            value = theirs if ours == old else self._settled(key, old, ours, theirs)
-            if value is CONFLICT:
-                unsettled.append(key)
-            elif value is None:
-                tx.delete(key)
-            else:
-                tx.put(key, value)
-        return unsettled
-
-    def _settled(self, key: bytes, old: bytes | None, ours: bytes | None, theirs: bytes | None) -> Any:
-        prefix = self.instance.info.prefix
-        if not key.startswith(prefix):
-            return CONFLICT
-        own = key[len(prefix) :]
-        if own.startswith(keys.MAPPING):
-            try:
-                return merged_page(old, ours, theirs)
-            except ValueError:
-                return CONFLICT
-        if ours is None or theirs is None:
-            return CONFLICT
-        return self.instance.merge_value(own, old, [ours, theirs])
 
     def _name(self, key: bytes) -> str:
         prefix = self.instance.info.prefix

@@ -16,6 +16,7 @@ from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
 from dvid_dask.datatypes.labelmap.extents import Extents
+from dvid_dask.datatypes.labelmap.restoring import begin_kept, end_kept
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.ops import job
 from dvid_dask.ops.boxes import Box, Point
@@ -26,6 +27,7 @@ from dvid_dask.ops.label_bricks import LabelBricks
 from dvid_dask.ops.merge_counts import MergeCounts
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import Volume, open_volume
+from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
@@ -398,7 +400,14 @@ def _about(plan: IngestPlan) -> dict[str, Any]:
 def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
     plan, ledger = run.plan, run.ledger
     box = plan.plan.box
-    ledger.begin(_about(plan))
+    about = _about(plan)
+    cells = box.cells(instance.block_shape)
+
+    def begin(m: Mutation, _: TxSpace) -> None:
+        last = (v - 1 for v in cells.stop)
+        about["undo"] = begin_kept(m, instance, "ingest", (*cells.start, *last))  # type: ignore[arg-type]
+
+    begun = ledger.begin(about, begin).get("undo", 0)
 
     def task(name: str, grid: Grid, first: bool) -> LabelBricks:
         if not first:
@@ -416,6 +425,7 @@ def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
     def finish(m: Mutation, space: TxSpace) -> None:
         finish_labels(space, max_label, Extents(box.start, _last(box)))
         m.log(instance, _record(plan, m, "ingest-labels"))
+        end_kept(m, instance, begun)
 
     ledger.finish(finish)
     return run.report(results, resumed, max_label)
@@ -458,6 +468,7 @@ def _record(plan: IngestPlan, m: Mutation, action: str) -> dict[str, Any]:
         "Action": action,
         "MutationID": m.id,
         "UUID": m.version.uuid,
+        "Timestamp": go_time(m.time),
         "Source": plan.volume.name,
         "Offset": list(plan.plan.box.start[::-1]),
         "Size": list(plan.plan.box.shape[::-1]),

@@ -75,6 +75,7 @@ def land(
                 writer, prepared = transaction._prepare(lambda writer=writer: writer)  # type: ignore[misc]
                 transaction._finish_lists((writer, prepared), now)
                 new = decode(writer.land(prepared, on._manifest)).single(now.manifest.generation + 1)
+                tree.store.keep_states(transaction, now._manifest, new)
                 if attempt > _POLITE:
                     done = exchange(where, tree.name, now._manifest, new)
                 else:

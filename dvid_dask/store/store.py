@@ -22,6 +22,7 @@ from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound,
 from .fsck import FsckReport, check
 from .gc import GcReport, collect
 from .seal import SealReport, seal
+from .transaction import Transaction
 from .tree import Tree, TreeState
 from .view import View
 
@@ -291,6 +292,20 @@ class Store:
         if exists:
             raise TreeExists(f"{self.url} has a tree {name!r} already; choose another name")
         return Tree(self, _state(where, name))
+
+    def keep_states(self, transaction: Transaction, before: bytes, after: bytes) -> None:
+        """Make the trees that a transaction asked for, of the manifests around its commit; for `Tree.update`."""
+        for name, manifest in zip(transaction._kept, (before, after), strict=True):
+            if name is None:
+                continue
+            data = manifests.decode(manifest).single(1)
+            while True:
+                try:
+                    self._new_tree(_checked(name), data)
+                    break
+                except TreeExists:  # of an attempt that failed
+                    with contextlib.suppress(TreeNotFound):
+                        self.drop_tree(name)
 
     def drop_tree(self, name: str) -> None:
         """Drop a tree. Its data goes with the next `gc` that finds nobody else using it.

@@ -42,6 +42,7 @@ class Transaction:
         self._landed: list[bytes] = []  # keys that lists have got
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
+        self._kept: tuple[str | None, str | None] = None, None
 
     @property
     def base(self) -> View:
@@ -140,6 +141,14 @@ class Transaction:
     def touched(self) -> list[bytes]:
         """Keys read, set or deleted one by one so far, in order."""
         return sorted({*self._read, *self._pending})
+
+    def keep_states(self, before: str | None, after: str | None) -> None:
+        """Make trees of these names of the states right before and right after this commit, where there is a name.
+
+        They are there before the commit is, so that whoever sees it finds them; a commit that fails may leave them.
+        What is there of these names is replaced. Each costs a manifest, and keeps what it reaches from `Store.gc`.
+        """
+        self._kept = before, after
 
     def on_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` after this attempt has been committed; attempts that fail call nothing."""

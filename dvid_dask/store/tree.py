@@ -232,6 +232,7 @@ class Tree:
                             return False
                     transaction._finish_lists((writer, prepared), now)
                     new = writer.land(prepared, manifest)
+                    self._store.keep_states(transaction, manifest, new)
                     if exchange(where, self.name, manifest, new, slow=time.monotonic() - begin > _SLOW):
                         state.adopt(new, manifest, transaction._changes)
                         return True

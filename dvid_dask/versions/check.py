@@ -20,6 +20,7 @@ from dvid_dask.versions.meta import MetaChange
 from dvid_dask.versions.mutation import read_log
 from dvid_dask.versions.records import InstanceInfo, NodeRecord, now
 from dvid_dask.versions.state import RepoState
+from dvid_dask.versions.undo import KEPT, kept_trees
 
 if TYPE_CHECKING:
     from dvid_dask.store import Transaction
@@ -120,7 +121,7 @@ def check(datastore: Datastore) -> CheckReport:
     for name in trees:
         if name.startswith(PICTURE):
             unfinished.append(f"a write forced onto the version of tree {name.removeprefix(PICTURE)!r} was interrupted")
-        elif name not in expected and name not in _expected_now(datastore):
+        elif name not in expected and name not in _expected_now(datastore) and name not in _kept_now(datastore, name):
             leftovers.append(f"tree {name!r} belongs to no version (a version being made right now, or a crash)")
     return CheckReport(
         problems=problems,
@@ -226,6 +227,18 @@ def _expected_now(datastore: Datastore) -> set[str]:
     return found
 
 
+def _kept_now(datastore: Datastore, name: str) -> set[str]:
+    """Trees that open versions keep for an undo, if this may be one."""
+    found: set[str] = set()
+    if name.startswith(KEPT):
+        for repo in datastore.state(0).repos.values():
+            for node in repo.nodes.values():
+                if not node.locked:
+                    with contextlib.suppress(TreeNotFound):
+                        found.update(kept_trees(datastore.tree(node.tree).view(0)))
+    return found
+
+
 def _instance_prefixes(view: View) -> Iterator[bytes]:
     """Prefixes of the instances that have keys in a tree; one look per instance."""
     at = b"0"
@@ -269,12 +282,14 @@ def _finish_commit(change: MetaChange, rid: int, vid: int) -> None:
 def _orphans(datastore: Datastore) -> list[str]:
     names = datastore.store.trees()
     expected = {META, counters.TREE, BLOBS} | _expected_now(datastore)
+    if any(n.startswith(KEPT) for n in names):
+        expected |= _kept_now(datastore, KEPT)
     return [n for n in names if n not in expected and not n.startswith(PICTURE) and _is_ours(n)]
 
 
 def _is_ours(name: str) -> bool:
     """True for names that this room gives; other rooms may keep trees of their own."""
-    if name.startswith(("v-", "unversioned-")):
+    if name.startswith(("v-", "unversioned-", KEPT)):
         return True
     return len(name) >= 32 and all(c in "0123456789abcdef" for c in name[:32]) and (len(name) == 32 or name[32] == "-")
 
@@ -295,7 +310,7 @@ def sweep(datastore: Datastore, grace: float) -> list[str]:
 
     ripe = sorted(tree.update(note))
     for name in ripe:
-        if name not in _expected_now(datastore):
+        if name not in _expected_now(datastore) and name not in _kept_now(datastore, name):
             datastore.drop_tree(name)
     for repo in datastore.state(0).repos.values():
         for node in repo.nodes.values():

@@ -131,8 +131,9 @@ class MergeMutation(Mutation):
     def report(self, instance: Any, record: dict[str, Any]) -> None:
         """See the class."""
 
-    def keep_undo(self, instance: Any, action: str, data: bytes, mutation: int = 0) -> None:
+    def keeps_undo(self, instance: Any) -> bool:
         """See the class."""
+        return False
 
 
 class MergeStep:

@@ -13,6 +13,7 @@ Children inherit the records of their ancestors with the tree, so a version know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -24,14 +25,14 @@ from dvid_dask.store import Sealed, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import InstanceInfo, go_time, now
 from dvid_dask.versions.space import Space, TxSpace
-from dvid_dask.versions.undo import UndoRecord, put_undo, read_undo, read_undo_data
+from dvid_dask.versions.undo import UndoRecord, forget_undo, kept_tree, note_tree, put_undo, read_undo, read_undo_data
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
     from dvid_dask.store import Transaction, View
     from dvid_dask.versions.version import Version
 
-__all__ = ["Mutation", "MutationRecord", "mutate", "read_log"]
+__all__ = ["Handed", "Mutation", "MutationRecord", "mutate", "read_log", "tell_followers"]
 
 T = TypeVar("T")
 AnySpace: TypeAlias = Space | TxSpace
@@ -57,6 +58,14 @@ class MutationRecord(msgspec.Struct, frozen=True, kw_only=True):
     app: str = ""
     time: datetime
     record: dict[str, Any]
+
+
+@dataclass
+class Handed:
+    """What mutations on a draft leave to the commit that lands it: records of logs, and events that follow it."""
+
+    records: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    followups: list[tuple[Datatype, object]] = field(default_factory=list)
 
 
 class HasInfo(Protocol):
@@ -190,7 +199,9 @@ class Mutation:
             return record
         return {"Timestamp": go_time(self.time), "UUID": self.version.uuid, **record}
 
-    def keep_undo(self, instance: HasInfo, action: str, data: bytes, mutation: int = 0) -> None:
+    def keep_undo(
+        self, instance: HasInfo, action: str, data: bytes, mutation: int = 0, *, summary: bytes = b""
+    ) -> None:
         """Keep how to take this mutation back; it is part of the commit. At a committed version nothing is kept.
 
         Parameters
@@ -202,11 +213,43 @@ class Mutation:
             The datatype's own words.
         mutation : int
             Its id, if it isn't this one's: a request may stand for several mutations.
+        summary : bytes
+            What the mutation has to do with, for the datatype to look at first.
         """
         mid = mutation or self.id
-        if instance.info.versioned and not self.version.record.locked:
-            kept = UndoRecord(id=mid, action=action, user=self.user, app=self.app, time=self.time, latest=mid)
+        if self.keeps_undo(instance):
+            kept = UndoRecord(
+                id=mid, action=action, user=self.user, app=self.app, time=self.time, latest=mid, summary=summary
+            )
             self.replace_undo(instance, kept, data)
+
+    def forget_undo(self, instance: HasInfo, mutation: int) -> None:
+        """Keep nothing of a mutation any more: it goes on under another id."""
+        forget_undo(self.tx, instance.info.id, self._vid, mutation)
+
+    def keeps_undo(self, instance: HasInfo) -> bool:
+        """Whether mutations of the instance can be taken back: those of a versioned one at an open version."""
+        return instance.info.versioned and not self.version.record.locked
+
+    def keep_states(
+        self, instance: HasInfo, mutation: int = 0, *, before: bool = True, after: bool = True
+    ) -> tuple[str, str]:
+        """Keep the version's tree as it is right before and right after this commit, for an undo.
+
+        For changes that are too large to be kept by `keep_undo`. The trees go with the commit of the version.
+
+        Returns
+        -------
+        before, after : str
+            Names of the trees, of which those are made that are asked for.
+        """
+        names = [kept_tree(instance.info.id, self._vid, mutation or self.id, what) for what in ("before", "after")]
+        wanted = [name if asked else None for name, asked in zip(names, (before, after), strict=True)]
+        for name in wanted:
+            if name is not None:
+                note_tree(self.tx, name)
+        self.tx.keep_states(*wanted)
+        return names[0], names[1]
 
     def undo_record(self, instance: HasInfo, mutation: int) -> UndoRecord | None:
         """What is kept of a mutation of an instance at this version."""
@@ -254,6 +297,19 @@ class Mutation:
         finally:
             self.teller = before
             self._published.pop()
+
+    def leave(self, handed: Handed) -> None:
+        """Leave what is to be logged, and who is to be told, to another mutation; see `Handed`."""
+        for iid, records in self._records.items():
+            handed.records.setdefault(iid, []).extend(records)
+        handed.followups += self.followups
+        self._records = {}
+
+    def take(self, handed: Handed) -> None:
+        """Log what others left, and tell whom they left."""
+        for iid, records in handed.records.items():
+            self._records.setdefault(iid, []).extend(records)
+        self.followups += handed.followups
 
     def finish(self) -> None:
         """Write the log's records, in the order of the commits."""
@@ -317,6 +373,11 @@ def mutate(
             ) from None
     if voice is not None:
         voice.done()
-    for subscriber, event in last[0].followups:
-        mutate(subscriber, partial(_follow, subscriber=subscriber, event=event), user=user, app=app, force=force)
+    tell_followers(last[0], force=force)
     return result
+
+
+def tell_followers(m: Mutation, *, force: bool = False) -> None:
+    """Tell those that could not be part of a mutation's commit, now that it is done."""
+    for subscriber, event in m.followups:
+        mutate(subscriber, partial(_follow, subscriber=subscriber, event=event), user=m.user, app=m.app, force=force)

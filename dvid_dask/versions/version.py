@@ -236,8 +236,10 @@ class Version:
         record = self.record
         if record.locked:
             raise LockedVersion(f"version {record.uuid} is committed already")
-        drop_undo(self.tree())
+        kept = drop_undo(self.tree())
         self.datastore.sealer.seal(record.tree)
+        for name in kept:
+            self.datastore.drop_tree(name)
 
         def lock(change: MetaChange) -> None:
             held = self._held(change)

@@ -18,6 +18,7 @@ from dvid_dask.store import (
     StoreNotFound,
     TreeExists,
     TreeNotFound,
+    land,
     prefix_end,
 )
 
@@ -582,3 +583,60 @@ def test_fsck_finds_what_is_missing(store, data_files):
     report = Store.open(store.url).fsck()
     assert not report.clean
     assert "tree 'a'" in report.errors[0]
+
+
+def test_states_around_a_commit_are_kept(store):
+    tree = store.create_tree("kept")
+    tree.update(lambda tx: tx.put(b"a", b"1"))
+
+    def change(tx):
+        tx.put(b"a", tx.get(b"a") + b"2")
+        tx.keep_states("kept.before", "kept.after")
+
+    tree.update(change)
+    tree.update(lambda tx: tx.put(b"a", b"3"))
+    assert [store.tree(n).view().get(b"a") for n in ("kept", "kept.before", "kept.after")] == [b"3", b"1", b"12"]
+    store.gc(grace=0)
+    store.gc(grace=0)
+    tree.update(change)  # in the place of what was kept
+    assert [store.tree(n).view(0).get(b"a") for n in ("kept", "kept.before", "kept.after")] == [b"32", b"3", b"32"]
+    for name in ("kept.before", "kept.after"):
+        store.drop_tree(name)
+    assert not store.fsck().errors
+
+
+def test_a_commit_that_was_overtaken_keeps_what_it_is_made_on(store):
+    tree = store.create_tree("kept")
+    tries = []
+
+    def change(tx):
+        tx.get(b"a")
+        if not tries:
+            tree.update(lambda other: other.put(b"a", b"other"))
+        tries.append(1)
+        tx.put(b"b", b"b")
+        tx.keep_states("kept.before", "kept.after")
+
+    tree.update(change)
+    assert len(tries) == 2
+    assert dict(store.tree("kept.before").view().scan()) == {b"a": b"other"}
+    assert dict(store.tree("kept.after").view().scan()) == {b"a": b"other", b"b": b"b"}
+
+
+def test_states_around_a_landing_are_kept(store):
+    tree = store.create_tree("kept")
+    tree.update(lambda tx: tx.put(b"a", b"1"))
+    base = tree.view(0)
+    branch = store.branch(base, "kept.branch")
+    branch.update(lambda tx: tx.put(b"b", b"2"))
+    tree.update(lambda tx: tx.put(b"c", b"3"))
+
+    def settle(tx, newest, changes):
+        for change in changes:
+            tx.put(change.key, newest.get(change.key))
+        tx.keep_states("kept.before", "kept.after")
+        return True
+
+    land(tree, branch, base, settle)
+    assert dict(store.tree("kept.before").view().scan()) == {b"a": b"1", b"c": b"3"}
+    assert dict(store.tree("kept.after").view().scan()) == {b"a": b"1", b"b": b"2", b"c": b"3"}

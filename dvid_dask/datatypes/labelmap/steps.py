@@ -7,6 +7,7 @@
 `SetBlocks`     blocks of voxels get other values
 `SetIndices`    label indices get other rows, whatever the voxels say
 `SetEntries`    entries of the mapping change, whatever the label index says
+`Restore`       what a whole state of the version says takes the place of what another says
 ==============  =======================================================================
 
 `dvid_dask.datatypes.labelmap.undo` carries them out; each gives the step that takes it back. Arrays are little-endian
@@ -27,6 +28,7 @@ __all__ = [
     "Cut",
     "Join",
     "Move",
+    "Restore",
     "SetBlocks",
     "SetEntries",
     "SetIndices",
@@ -35,7 +37,9 @@ __all__ = [
     "decode_steps",
     "encode_steps",
     "ids_of",
+    "may_name",
     "named",
+    "summary_of",
 ]
 
 
@@ -105,6 +109,8 @@ class SetBlocks(msgspec.Struct, frozen=True, tag="blocks"):
         What to store; None: nothing.
     present
         Digest of what is stored now, empty for nothing; if it is something else, others wrote since.
+    kept
+        Name of a tree that has the values, if they are too many to be kept here.
     """
 
     scale: int
@@ -113,6 +119,7 @@ class SetBlocks(msgspec.Struct, frozen=True, tag="blocks"):
     block_zyx: bytes
     values: list[bytes | None]
     present: list[bytes]
+    kept: str = ""
 
 
 class SetIndices(msgspec.Struct, frozen=True, tag="indices"):
@@ -133,7 +140,32 @@ class SetEntries(msgspec.Struct, frozen=True, tag="entries"):
     present: bytes
 
 
-Step = Move | Cut | Join | SetBlocks | SetIndices | SetEntries
+class Restore(msgspec.Struct, frozen=True, tag="restore"):
+    """What changed from the state `before` to the state `after` is taken back; both are names of trees.
+
+    Attributes
+    ----------
+    before, after
+        Trees. While a job runs there is no `after`.
+    what
+        ``edits``: supervoxels moved and cut, and voxels, with all that depends on them. ``voxels``: those within `box`
+        alone. ``indices`` and ``mapping``: label indices, entries of the mapping, whatever the rest says.
+    box
+        First and last block (z, y, x) of scale 0.
+    """
+
+    before: str
+    after: str
+    what: str
+    box: tuple[int, int, int, int, int, int] | None = None
+
+    @property
+    def back(self) -> Restore:
+        """The step that takes this one back."""
+        return Restore(self.after, self.before, self.what, self.box)
+
+
+Step = Move | Cut | Join | SetBlocks | SetIndices | SetEntries | Restore
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Step]).decode
@@ -172,6 +204,59 @@ def named(steps: list[Step]) -> tuple[NDArray[np.uint64], set[tuple[int, ...]]]:
             ids.append(ids_of(step.bodies))
         elif isinstance(step, SetEntries):
             ids.append(ids_of(step.ids))
-        else:
+        elif isinstance(step, SetBlocks):
             blocks |= {(step.scale, *b) for b in np.frombuffer(step.block_zyx, "<i4").reshape(-1, 3).tolist()}
     return np.unique(np.concatenate(ids)) if ids else np.empty(0, np.uint64), blocks
+
+
+# ------------------------------------------------------------------ what steps name, in few bytes
+
+_FEW = 32
+_BITS = 4096
+_HASHES = 3
+
+
+def summary_of(steps: list[Step]) -> bytes:
+    """What steps name, for `may_name`: few ids and blocks as they are, many as a Bloom filter. Empty for anything."""
+    if any(isinstance(step, Restore) for step in steps):
+        return b""
+    ids, blocks = named(steps)
+    names = np.concatenate([ids, _hashes(blocks)])
+    if len(names) <= _FEW:
+        return b"=" + names.tobytes()
+    bits = np.zeros(_BITS, np.bool_)
+    bits[_places(names)] = True
+    return b"~" + np.packbits(bits).tobytes()
+
+
+def may_name(summary: bytes, ids: NDArray[np.uint64], blocks: set[tuple[int, ...]]) -> bool:
+    """Whether steps of this summary may name one of these; if not, they surely don't."""
+    if not summary:
+        return True
+    names = np.concatenate([ids, _hashes(blocks)])
+    if summary[:1] == b"=":
+        return bool(np.isin(names, np.frombuffer(summary[1:], np.uint64)).any())
+    bits = np.unpackbits(np.frombuffer(summary[1:], np.uint8)).astype(np.bool_)
+    return bool(bits[_places(names)].all(axis=0).any()) if len(names) else False
+
+
+def _hashes(blocks: set[tuple[int, ...]]) -> NDArray[np.uint64]:
+    """Numbers that stand for blocks; ids of supervoxels are hardly ever as large."""
+    if not blocks:
+        return np.empty(0, np.uint64)
+    table = np.array(sorted(blocks), np.int64).astype(np.uint64)
+    mixed = np.zeros(len(table), np.uint64)
+    with np.errstate(over="ignore"):
+        for column in table.T:
+            mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+    return mixed | np.uint64(1 << 63)
+
+
+def _places(names: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """int64 (hashes, n): places of names in a Bloom filter."""
+    with np.errstate(over="ignore"):
+        mixed = names * np.uint64(0x9E3779B97F4A7C15)
+        return np.stack(
+            [((mixed >> np.uint64(12 * i + 8)) % np.uint64(_BITS)).astype(np.int64) for i in range(_HASHES)]
+        )

@@ -18,12 +18,14 @@ from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress, re
 from dvid_dask.datatypes.labelmap.downres import update_scales
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, restore_entries
+from dvid_dask.datatypes.labelmap.restoring import restore, restores
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.splits import Parts
 from dvid_dask.datatypes.labelmap.steps import (
     Cut,
     Join,
     Move,
+    Restore,
     SetBlocks,
     SetEntries,
     SetIndices,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
+    from dvid_dask.versions.space import Space
 
 __all__ = [
     "Changed",
@@ -51,9 +54,14 @@ __all__ = [
     "entries_before",
     "indices_before",
     "labels_in",
+    "names_one",
     "read_indices",
     "sv_splits",
 ]
+
+
+MAX_KEPT = 64 << 20
+"""Bytes of overwritten blocks that are kept one by one for an undo; of more the state before is kept as a whole."""
 
 
 class Changed(Exception):  # noqa: N818  a finding, not a failure: it becomes `LaterMutations`
@@ -91,7 +99,11 @@ class Context:
     blob
         Reads a blob.
     later
-        The mutations that followed and stand, with their steps.
+        The mutations that followed and stand and may name one of some ids or blocks, with their steps.
+    kept
+        The instance's keys in a tree that is kept.
+    keep
+        Has a tree kept of the state before this commit, once; returns its name.
     """
 
     space: TxSpace
@@ -101,7 +113,9 @@ class Context:
     version: int
     tell: Callable[[object, str, dict[str, object]], None]
     blob: Callable[[str], bytes | None]
-    later: Callable[[], Iterable[tuple[int, list[Step]]]]
+    later: Callable[[NDArray[np.uint64], set[tuple[int, ...]]], Iterable[tuple[int, list[Step]]]]
+    kept: Callable[[str], Space]
+    keep: Callable[[], str]
 
 
 def carry_out(steps: Sequence[Step], context: Context) -> list[Step]:
@@ -127,6 +141,8 @@ def carry_out(steps: Sequence[Step], context: Context) -> list[Step]:
                 back.append(_set_indices(step, context))
             case SetEntries():
                 back.append(_set_entries(step, context))
+            case Restore():
+                back.append(_restore(step, context))
     return back[::-1]
 
 
@@ -176,11 +192,19 @@ def _check_same_body(body: int, c: Context) -> None:
     """Refuse a body that only has the id of the one that was meant: that one was merged or renumbered since."""
     ended = [
         mutation
-        for mutation, steps in c.later()
-        if any(isinstance(step, Move) and step.fresh and step.target == body for step in steps)
+        for mutation, steps in c.later(np.array([body], np.uint64), set())
+        if any(_ends(step, body, c) for step in steps)
     ]
     if ended:
         raise Changed(f"body {body} is another one by now", ended)
+
+
+def _ends(step: Step, body: int, c: Context) -> bool:
+    """Whether the body ended with what the step takes back."""
+    if isinstance(step, Restore):
+        before, after = (Index(c.kept(name)).header(body) for name in (step.before, step.after or step.before))
+        return before is not None and after is None
+    return isinstance(step, Move) and step.fresh and step.target == body
 
 
 def _parts(step: Cut) -> Parts:
@@ -261,6 +285,28 @@ def sv_splits(parts: Parts) -> dict[str, dict[str, int]]:
     }
 
 
+def names_one(
+    steps: Sequence[Step],
+    ids: NDArray[np.uint64],
+    blocks: set[tuple[int, ...]],
+    kept: Callable[[str], Space],
+) -> bool:
+    """Whether steps have to do with one of these supervoxels, bodies or blocks."""
+    own_ids, own_blocks = named(list(steps))
+    if np.isin(own_ids, ids).any() or not blocks.isdisjoint(own_blocks):
+        return True
+    return any(isinstance(step, Restore) and restores(step, kept, ids, blocks) for step in steps)
+
+
+def _restore(step: Restore, c: Context) -> Restore:
+    changed = restore(step, c.space, c.kept)
+    if changed:
+        ids = np.array(changed, np.uint64)
+        later = [mutation for mutation, steps in c.later(ids, set()) if names_one(steps, ids, set(), c.kept)]
+        raise Changed(f"{step.what} of {', '.join(map(str, changed[:5]))} were changed since", later)
+    return step.back
+
+
 # ------------------------------------------------------------------ blocks
 
 
@@ -276,10 +322,14 @@ def blocks_before(
     scale: int,
     index: bool,
     downres: bool,
+    keep: Callable[[], str],
 ) -> SetBlocks:
-    """The step that takes back storing `values` where `olds` were stored."""
+    """The step that takes back storing `values` where `olds` were stored; `keep` as in `Context`."""
     coords = np.asarray(block_zyx, "<i4").tobytes()
-    return SetBlocks(scale, index, downres, coords, list(olds), [_digest(v) for v in values])
+    present = [_digest(v) for v in values]
+    if sum(len(v) for v in olds if v is not None) > MAX_KEPT:
+        return SetBlocks(scale, index, downres, coords, [], present, keep())
+    return SetBlocks(scale, index, downres, coords, list(olds), present)
 
 
 def labels_in(space: AnySpace, layout: Layout, blocks: Iterable[tuple[int, ...]]) -> NDArray[np.uint64]:
@@ -298,18 +348,20 @@ def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
     now = space.get_many(block_keys)
     if [_digest(v) for v in now] != step.present:
         raise Changed("some of the blocks were written again")
-    back = blocks_before(coords, now, step.values, scale=step.scale, index=step.index, downres=step.downres)
+    values = c.kept(step.kept).get_many(block_keys) if step.kept else step.values
+    how = {"scale": step.scale, "index": step.index, "downres": step.downres}
+    back = blocks_before(coords, now, values, **how, keep=c.keep)  # type: ignore[arg-type]
     if step.scale == 0 and step.index and c.indexed:
-        _check_vanishing(c, step.values, now)
-        _index_blocks(c, coords, step.values, now)
-    for key, value in zip(block_keys, step.values, strict=True):
+        _check_vanishing(c, values, now)
+        _index_blocks(c, coords, values, now)
+    for key, value in zip(block_keys, values, strict=True):
         if value is None:
             space.delete(key)
         else:
             space.put(key, value)
     if step.downres:
         nothing = compress(label_blocks.solid_block(0, layout.block_shape))
-        changed = [nothing if v is None else v for v in step.values]
+        changed = [nothing if v is None else v for v in values]
         update_scales(space, layout, dict(zip(((z, y, x) for z, y, x in coords.tolist()), changed, strict=True)))
     if step.scale == 0:
         c.tell(events.BlocksWritten(c.stamp.mutation, coords), "", {})
@@ -332,7 +384,7 @@ def _check_vanishing(c: Context, values: Sequence[bytes | None], olds: Sequence[
     if not gone:
         return
     names = np.array(sorted(gone), np.uint64)
-    later = [mutation for mutation, steps in c.later() if np.isin(named(steps)[0], names).any()]
+    later = [mutation for mutation, steps in c.later(names, set()) if names_one(steps, names, set(), c.kept)]
     if later:
         raise Changed("later mutations changed bodies that would lose all their voxels", later)
 

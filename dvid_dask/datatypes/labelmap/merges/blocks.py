@@ -69,6 +69,11 @@ class Renaming:
     our_roots: _Table
     their_roots: _Table
 
+    @classmethod
+    def nothing(cls) -> Renaming:
+        """All labels stay."""
+        return cls(*(_Table.of({}) for _ in range(4)))
+
 
 def renaming_of(step: MergeStep, sides: Sides) -> Renaming:
     """What has to be renamed so that both sides speak of the same supervoxels."""

@@ -21,7 +21,7 @@ from dvid_dask.datatypes.labelmap.blocks import compress
 from dvid_dask.datatypes.labelmap.columns import pack, unpack
 from dvid_dask.datatypes.labelmap.downres import update_scales
 from dvid_dask.datatypes.labelmap.index import Index, Stamp
-from dvid_dask.datatypes.labelmap.mapping import Mapping, entries_that_differ, restore_entries
+from dvid_dask.datatypes.labelmap.mapping import Mapping, restore_entries
 from dvid_dask.datatypes.labelmap.merges.blocks import Joined, Renaming, join_blocks, renaming_of
 from dvid_dask.datatypes.labelmap.merges.bodies import settle_bodies
 from dvid_dask.datatypes.labelmap.merges.sides import Sides, Units, read_sides
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["merge_labelmaps"]
 
 _BLOCKS = 256  # joined in one commit
-_TOLD = 4096  # blocks of one event
 _IDS = 1 << 16  # entries of the mapping set in one commit
 _ROWS = 1 << 18  # rows of the index moved in one commit, about
 _LARGE = 1 << 20  # rows from which on a whole body moves page by page
@@ -51,7 +50,7 @@ _STAMPS = 1024
 _NAMED = 1000  # supervoxels that a contradiction names
 
 
-def merge_labelmaps(instance: Instance, step: MergeStep, *, versions: bool = True) -> None:
+def merge_labelmaps(instance: Instance, step: MergeStep, *, versions: bool = True, box: BlockBox | None = None) -> None:
     """Carry out on our side what the other has changed since the common ancestor.
 
     Parameters
@@ -63,8 +62,17 @@ def merge_labelmaps(instance: Instance, step: MergeStep, *, versions: bool = Tru
     versions
         Whether both are versions, of which the new one has the splits, extents and largest labels as well; else it is a
         change that is taken back or done again.
+    box
+        First and last block (z, y, x) of scale 0: then only voxels within are looked at.
     """
-    _Carrying(instance, step, versions=versions).run()
+    carrying = _Carrying(instance, step, versions=versions)
+    if box is None:
+        carrying.run()
+    else:
+        carrying.run_voxels(box)
+
+
+BlockBox = tuple[int, int, int, int, int, int]
 
 
 class _Batch(NamedTuple):
@@ -83,9 +91,21 @@ class _Carrying:
         self.versions = versions
         self.touched: set[int] = set()
 
+    def run_voxels(self, box: BlockBox) -> None:
+        """Voxels alone."""
+        nothing = Renaming.nothing()
+        self._write(nothing, set(), box)
+
+    @property
+    def _followed(self) -> bool:
+        state = self.instance.repo.state()
+        return any(self.instance.info.data_uuid in info.syncs for info in state.instances.values())
+
     def run(self) -> None:
+        """All of it."""
         step = self.step
-        if self.versions and step.untouched(step.ours):
+        # followers hear of each change right when it is made
+        if self.versions and not self._followed and step.untouched(step.ours):
             self._take_all()
             return
         sides = read_sides(step)
@@ -94,6 +114,8 @@ class _Carrying:
             self._list(found.what, found.supervoxels)
         for root in sorted(sides.contradictions):
             self._list({"supervoxel": root, "cut": "on both sides, or into ids that are in use"})
+        for root in sorted(sides.apart):
+            self._list({"supervoxel": root, "parts": "cut again, or in different bodies"})
         for sv in sides.reused.tolist():
             self._list({"supervoxel": sv, "id": "of a supervoxel on one side, of a body on the other"})
         self._move(sides.units, bodies)
@@ -231,16 +253,24 @@ class _Carrying:
         """Supervoxels that theirs has cut are no more."""
         cut = np.array(sorted(sides.cuts_theirs.parts), np.uint64)
         self._set_entries(cut, np.ones(len(cut), np.bool_), np.zeros_like(cut))
+        parts = np.array(sorted(sides.rejoined.old), np.uint64)
+        for a in range(0, len(parts), _IDS):  # of what is whole again: they have the entries that theirs has
+            part = parts[a : a + _IDS]
+            self._set_entries(part, *Mapping(self.step.theirs).entries(part))
 
     # -------------------------------------------------------------- voxels
 
-    def _write(self, renaming: Renaming, known: set[int]) -> None:
+    def _write(self, renaming: Renaming, known: set[int], box: BlockBox | None = None) -> None:
         """Write blocks of theirs; supervoxels that are known to be cut differently are listed already."""
         looked_at = [np.empty((0, 3), np.int32)]
         cut: set[int] = set()
         reused: set[int] = set()
         for block_keys in batches(self.step.changes(keys.scale_prefix(0)), _BLOCKS):
             coords = keys.blocks_of(block_keys)
+            if box is not None:
+                inside = np.all((coords >= np.array(box[:3])) & (coords <= np.array(box[3:])), axis=1)
+                coords = coords[inside]
+                block_keys = [key for key, i in zip(block_keys, inside.tolist(), strict=True) if i]
 
             def change(
                 m: Mutation, space: TxSpace, coords: NDArray[np.int32] = coords, block_keys: list[bytes] = block_keys
@@ -262,7 +292,8 @@ class _Carrying:
             self._list({"supervoxel": sv, "cut": "differently on both sides"})
         for sv in sorted(reused):
             self._list({"supervoxel": sv, "id": "retired on one side, written on the other"})
-        self._write_coarse(np.concatenate(looked_at))
+        if box is None:
+            self._write_coarse(np.concatenate(looked_at))
 
     def _store(self, space: TxSpace, joined: Joined) -> NDArray[np.uint64]:
         """Write blocks of scale 0 and what depends on them; returns the bodies that it changed."""
@@ -369,7 +400,7 @@ class _Carrying:
     # -------------------------------------------------------------- nothing changed on our side
 
     def _take_all(self) -> None:
-        """Our side has changed nothing: take theirs as it is, then tell what changed."""
+        """Our side has changed nothing, and nobody follows: take theirs as it is."""
         step = self.step
         pending: list[tuple[bytes, bytes | None]] = []
         size = 0
@@ -382,21 +413,6 @@ class _Carrying:
                 pending, size = [], 0
         if pending:
             step.update(lambda _, space: _put_all(space, pending))
-        for page_keys in batches(step.changes(keys.MAPPING), 64):
-            self._tell_moved(page_keys)
-        for block_keys in batches(step.changes(keys.scale_prefix(0)), _TOLD):
-            coords = keys.blocks_of(block_keys)
-            step.update(lambda m, _, coords=coords: m.publish(self.instance, events.BlocksWritten(m.id, coords)))  # type: ignore[misc]
-
-    def _tell_moved(self, page_keys: Sequence[bytes]) -> None:
-        step = self.step
-        pages = zip(step.ours.get_many(page_keys), step.theirs.get_many(page_keys), strict=True)
-        ids = np.concatenate([entries_that_differ(ours, theirs) for ours, theirs in pages])
-        old, new = Mapping(step.ours).bodies(ids), Mapping(step.theirs).bodies(ids)
-        moved = (old != new) & (old != 0) & (new != 0)
-        if moved.any():
-            event = (ids[moved], old[moved], new[moved])
-            step.update(lambda m, _: m.publish(self.instance, events.SupervoxelsMoved(m.id, *event)))
 
 
 def _add_taken(

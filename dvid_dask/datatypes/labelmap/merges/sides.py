@@ -6,7 +6,7 @@ of the parts that the other side made of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -148,6 +148,10 @@ class Sides:
         Ids that theirs has retired: ids of bodies that are no supervoxels.
     reused
         Of the ids that theirs has retired those that are supervoxels of ours.
+    rejoined
+        Supervoxels that were cut at the ancestor, and are whole in theirs: a change that is taken back.
+    apart
+        Of those the ones whose parts we have cut again, or moved to different bodies.
     """
 
     cuts_ours: Cuts
@@ -157,29 +161,33 @@ class Sides:
     units: Units
     retired: NDArray[np.uint64]
     reused: NDArray[np.uint64]
+    rejoined: Cuts
+    apart: set[int]
 
 
 def read_sides(step: MergeStep) -> Sides:
     """What both sides have changed about supervoxels and bodies; nothing is changed."""
-    ours, theirs = _cuts_since(step, step.ours), _cuts_since(step, step.theirs)
+    ours, theirs = _cuts_since(step.bases, step.ours), _cuts_since(step.bases, step.theirs)
     contradictions = _contradictions(step, ours, theirs)
-    all_theirs = _cuts_since(step, step.theirs) if contradictions else theirs
+    all_theirs = _cuts_since(step.bases, step.theirs) if contradictions else theirs
+    rejoined = _cuts_since([step.theirs], step.bases[0]) if len(step.bases) == 1 else Cuts()
     refused = {m: root for root in contradictions for m in theirs.members(root) if m != root}
     for root in contradictions:
         theirs.forget(root)
-    related = {*ours.old, *ours.parts, *all_theirs.old, *all_theirs.parts}
+    related = {*ours.old, *ours.parts, *all_theirs.old, *all_theirs.parts, *rejoined.old, *rejoined.parts}
     ids = np.unique(np.concatenate([np.array(sorted(related), np.uint64), *_differing_ids(step)]))
     held = _Entries(step, ids)
-    units, retired, reused = _units(step, held, ours, theirs, all_theirs, refused)
-    return Sides(ours, theirs, refused, contradictions, units, retired, reused)
+    finder = _Units(step, held, ours, theirs, all_theirs, refused, rejoined)
+    units = finder.units()
+    return Sides(ours, theirs, refused, contradictions, units, finder.retired, finder.reused, rejoined, finder.apart)
 
 
-def _cuts_since(step: MergeStep, side: Space) -> Cuts:
+def _cuts_since(bases: Sequence[Space], side: Space) -> Cuts:
     """Supervoxels that a side has cut: what its list of splits has more than any ancestor's."""
     cuts = Cuts()
-    if not step.bases:
+    if not bases:
         return cuts
-    first, *others = step.bases
+    first, *others = bases
     for batch in batches(differing(first, side, keys.SPLIT), _BATCH):
         known = [space.get_many(batch) for space in (first, *others)]
         for n, value in enumerate(side.get_many(batch)):
@@ -247,50 +255,92 @@ def _common_body(cuts: Cuts, root: int, mapping: Mapping) -> int | None:
     return bodies.pop() if len(bodies) == 1 else None
 
 
-def _units(
-    step: MergeStep, held: _Entries, ours: Cuts, theirs: Cuts, all_theirs: Cuts, refused: dict[int, int]
-) -> tuple[Units, NDArray[np.uint64], NDArray[np.uint64]]:
-    ids = held.ids
-    base, mine, other = held.bodies(held.base), held.bodies(held.ours), held.bodies(held.theirs)
-    in_ours, in_theirs = ids.copy(), ids.copy()
-    here = np.ones(len(ids), np.bool_)
-    out = np.zeros(len(ids), np.bool_)
-    place = {sv: i for i, sv in enumerate(ids.tolist())}
-    our_map, their_map = Mapping(step.ours), Mapping(step.theirs)
-    their_word = {root: _common_body(all_theirs, root, their_map) for root in all_theirs.roots()}
-    our_word = {root: _common_body(ours, root, our_map) for root in ours.roots()}
-    for sv in {*ours.old, *ours.parts, *all_theirs.old, *all_theirs.parts}:
-        i = place[sv]
-        if sv in refused or sv in ours.parts or sv in theirs.parts:
-            # it isn't there any more, or never will be; its parts are told of
-            out[i] = True
-            continue
-        root = ours.root(sv) if sv in ours.old else all_theirs.root(sv)
-        at = place[root]
-        before = base[i] = base[at]
-        if sv in theirs.old and sv not in ours.old:
-            in_ours[i], here[i] = root, False
-            word = our_word.get(root, int(mine[at]))
-            mine[i] = before if word is None else word
-        elif sv not in theirs.old:
-            # of ours, or of theirs and left uncut
-            in_theirs[i] = root
-            word = their_word.get(root, int(other[at]))
-            other[i] = before if word is None else word
-    given = ~out & (other == 0) & (mine != 0)  # retired by theirs alone
-    taken = ~out & (mine == 0) & (base != 0) & (other != 0)  # retired by us, an id of theirs
-    kept = ~out & (mine == 0) & (other == 0)
-    live = np.zeros(len(ids), np.bool_)
-    if given.any():
-        live[given] = _live(step.ours, ids[given])
-    retired = ids[given & ~live]
-    reused = ids[given & live]
-    chosen = ~(out | given | taken | kept)
-    here &= mine != 0
-    units = Units(
-        ids[chosen], base[chosen], mine[chosen], other[chosen], in_ours[chosen], in_theirs[chosen], here[chosen]
-    )
-    return units, retired, reused
+class _Units:
+    """Finds what each side says of each supervoxel."""
+
+    def __init__(
+        self,
+        step: MergeStep,
+        held: _Entries,
+        ours: Cuts,
+        theirs: Cuts,
+        all_theirs: Cuts,
+        refused: dict[int, int],
+        rejoined: Cuts,
+    ) -> None:
+        self._step = step
+        self._held = held
+        self._ours, self._theirs, self._all_theirs = ours, theirs, all_theirs
+        self._refused = refused
+        self._rejoined = rejoined
+        ids = held.ids
+        self._place = {sv: i for i, sv in enumerate(ids.tolist())}
+        self.base, self.mine, self.other = (held.bodies(side) for side in (held.base, held.ours, held.theirs))
+        self.in_ours, self.in_theirs = ids.copy(), ids.copy()
+        self.here = np.ones(len(ids), np.bool_)
+        self.out = np.zeros(len(ids), np.bool_)
+        self.apart: set[int] = set()
+        self.retired = self.reused = np.empty(0, np.uint64)
+
+    def units(self) -> Units:
+        """All of them."""
+        self._follow_cuts()
+        ids = self._held.ids
+        given = ~self.out & (self.other == 0) & (self.mine != 0)  # retired by theirs alone
+        taken = ~self.out & (self.mine == 0) & (self.base != 0) & (self.other != 0)  # retired by us, an id of theirs
+        kept = ~self.out & (self.mine == 0) & (self.other == 0)
+        # what theirs knows nothing of stays used up
+        kept |= ~self.out & (self.mine == 0) & (self.base == 0) & ~self._held.theirs[0]
+        live = np.zeros(len(ids), np.bool_)
+        if given.any():
+            live[given] = _live(self._step.ours, ids[given])
+        self.retired, self.reused = ids[given & ~live], ids[given & live]
+        self.here &= self.mine != 0
+        chosen = ~(self.out | given | taken | kept)
+        columns = ids, self.base, self.mine, self.other, self.in_ours, self.in_theirs, self.here
+        return Units(*(column[chosen] for column in columns))
+
+    def _follow_cuts(self) -> None:
+        """What is said of a supervoxel that was cut is said of its parts."""
+        ours, theirs, all_theirs = self._ours, self._theirs, self._all_theirs
+        step, place = self._step, self._place
+        our_map, their_map = Mapping(step.ours), Mapping(step.theirs)
+        their_word = {root: _common_body(all_theirs, root, their_map) for root in all_theirs.roots()}
+        our_word = {root: _common_body(ours, root, our_map) for root in ours.roots()}
+        for sv in {*ours.old, *ours.parts, *all_theirs.old, *all_theirs.parts}:
+            i = place[sv]
+            if sv in self._refused or sv in ours.parts or sv in theirs.parts:
+                # it isn't there any more, or never will be; its parts are told of
+                self.out[i] = True
+                continue
+            root = ours.root(sv) if sv in ours.old else all_theirs.root(sv)
+            at = place[root]
+            before = self.base[i] = self.base[at]
+            if sv in theirs.old and sv not in ours.old:
+                self.in_ours[i], self.here[i] = root, False
+                word = our_word.get(root, int(self.mine[at]))
+                self.mine[i] = before if word is None else word
+            elif sv not in theirs.old:
+                # of ours, or of theirs and left uncut
+                self.in_theirs[i] = root
+                word = their_word.get(root, int(self.other[at]))
+                self.other[i] = before if word is None else word
+        self._follow_rejoined(our_map)
+
+    def _follow_rejoined(self, our_map: Mapping) -> None:
+        """What becomes whole again is where its parts are by now."""
+        cuts = self._rejoined
+        base_map = Mapping(self._step.bases[0]) if cuts.parts else our_map
+        for root in cuts.roots():
+            members = list(cuts.members(root))
+            self.out[[self._place[sv] for sv in members]] = True
+            i = self._place[root]
+            before, now = _common_body(cuts, root, base_map), _common_body(cuts, root, our_map)
+            if before is None or now is None or any(sv in self._ours.parts for sv in members):
+                self.apart.add(root)
+                continue
+            self.out[i] = self.here[i] = False
+            self.base[i], self.mine[i] = before, now
 
 
 def _live(space: AnySpace, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -12,7 +12,6 @@ from dvid_dask.datatypes.labelmap import edits, events, extents
 from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
-from dvid_dask.datatypes.labelmap.steps import encode_steps
 from dvid_dask.errors import BadRequest
 from dvid_dask.versions.records import go_time, rfc3339
 
@@ -48,7 +47,7 @@ class Editing(Bodies):
 
         def change(m: Mutation, space: TxSpace) -> int:
             back = edits.merge(space, target, merged, self._stamp(m))
-            m.keep_undo(self, "merge", encode_steps(back))
+            self._keep_undo(m, "merge", back)
             self._log(m, "merge-complete", Target=target, Labels=merged)
             m.publish(self, events.BodiesMerged(m.id, target, tuple(merged)))
             return m.id
@@ -83,7 +82,7 @@ class Editing(Bodies):
                 drawn[:] = self._unused_labels(self.view()).tolist()
             new_body = drawn[0]
             back = edits.cleave(space, body, new_body, svs, self._stamp(m))
-            m.keep_undo(self, "cleave", encode_steps(back))
+            self._keep_undo(m, "cleave", back)
             self._log(
                 m,
                 "cleave-complete",
@@ -144,7 +143,7 @@ class Editing(Bodies):
             ids = [*more, m.id]  # in the order in which they were drawn
             for mutation, (new, old) in zip(ids, pairs, strict=True):
                 back = edits.renumber(space, old, new, self._stamp(m, mutation))
-                m.keep_undo(self, "renumber", encode_steps(back), mutation)
+                self._keep_undo(m, "renumber", back, mutation)
                 self._log(m, "renumber-complete", mutation, NewLabel=new, OrigLabel=old)
                 m.publish(self, events.BodyRenumbered(mutation, old, new))
             return ids

@@ -14,7 +14,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.mapping import set_mapping
 from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
-from dvid_dask.datatypes.labelmap.steps import encode_steps
+from dvid_dask.datatypes.labelmap.steps import Restore
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats.label_index import LabelIndex
 
@@ -97,7 +97,9 @@ class IndexAccess(Bodies):
             if largest:
                 extents.raise_max_label(space, largest)
             if small:
-                m.keep_undo(self, "indices", encode_steps([undo.indices_before(before, space, bodies)]))
+                self._keep_undo(m, "indices", [undo.indices_before(before, space, bodies)])
+            elif m.keeps_undo(self):
+                self._keep_undo(m, "indices", [Restore(*m.keep_states(self), "indices")])
 
         self.mutate(change, force=force)
 
@@ -189,6 +191,8 @@ class IndexAccess(Bodies):
             m.publish(self, SupervoxelsMoved(m.id, unique, old, new))
             if len(wanted) <= MAX_KEPT_ROWS:
                 step = undo.entries_before(unique, had[first], before[first], new)
-                m.keep_undo(self, "mappings", encode_steps([step]))
+                self._keep_undo(m, "mappings", [step])
+            elif m.keeps_undo(self):
+                self._keep_undo(m, "mappings", [Restore(*m.keep_states(self), "mapping")])
 
         self.mutate(change, force=force)

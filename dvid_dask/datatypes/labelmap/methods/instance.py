@@ -11,6 +11,7 @@ from dvid_dask.datatypes.labelmap.blocks import Layout
 from dvid_dask.datatypes.labelmap.counters import NextLabels
 from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
+from dvid_dask.datatypes.labelmap.steps import Step, encode_steps, summary_of
 from dvid_dask.errors import BadRequest
 from dvid_dask.versions.records import go_time, now
 
@@ -210,6 +211,10 @@ class Instance(Datatype):
         self.next_labels.start_from(label, ceiling)
         limit = {} if ceiling is None else {"Ceiling": ceiling}
         self.tell({"Action": "setnextlabel", "Next Label": label, **limit, **self._when(now())})
+
+    def _keep_undo(self, m: Mutation, action: str, steps: list[Step], mutation: int = 0) -> None:
+        """Keep the steps that take a mutation back."""
+        m.keep_undo(self, action, encode_steps(steps), mutation, summary=summary_of(steps))
 
     def _when(self, moment: datetime) -> dict[str, Any]:
         return {"Timestamp": go_time(moment), "UUID": self.version.uuid}

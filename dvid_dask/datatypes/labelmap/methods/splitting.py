@@ -13,7 +13,7 @@ from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 from dvid_dask.datatypes.labelmap.methods.editing import Editing
 from dvid_dask.datatypes.labelmap.splits import Parts
-from dvid_dask.datatypes.labelmap.steps import Join, Move, as_ids, encode_steps
+from dvid_dask.datatypes.labelmap.steps import Join, Move, as_ids
 from dvid_dask.datatypes.labelmap.undo import sv_splits
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import rles
@@ -135,7 +135,7 @@ class Splitting(Editing):
                 SplitSize=cut_off,
                 RemainSize=left,
             )
-            m.keep_undo(self, "split-supervoxel", encode_steps([_join(parts, done, ref, downres)]))
+            self._keep_undo(m, "split-supervoxel", [_join(parts, done, ref, downres)])
             m.publish(self, events.SupervoxelsSplit(m.id, body, *parts, normal))
             return SupervoxelSplit(first, second, m.id)
 
@@ -197,7 +197,7 @@ class Splitting(Editing):
             self._log(m, "split-complete", Target=body, NewLabel=new_body, Split=ref, SVSplits=sv_splits(parts))
             entries = np.ones(len(parts.split), np.bool_).tobytes()
             back = Move(new_body, body, as_ids(parts.split), entries, whole=True, fresh=False)
-            m.keep_undo(self, "split", encode_steps([back, _join(parts, done, ref, downres=True)]))
+            self._keep_undo(m, "split", [back, _join(parts, done, ref, downres=True)])
             m.publish(self, events.SupervoxelsSplit(m.id, body, *parts, runs))
             m.publish(self, events.BodyCleaved(m.id, body, new_body, parts.split))
             return BodySplit(new_body, m.id)

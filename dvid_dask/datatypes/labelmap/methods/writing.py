@@ -10,7 +10,6 @@ import numpy as np
 from dvid_dask.datatypes.labelmap import events, keys, undo, writes
 from dvid_dask.datatypes.labelmap.blocks import blocks_in_box
 from dvid_dask.datatypes.labelmap.methods.voxels import VoxelReads, check_scale
-from dvid_dask.datatypes.labelmap.steps import encode_steps
 from dvid_dask.datatypes.labelmap.voxels import check_box
 from dvid_dask.errors import BadRequest
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Mutation, TxSpace
 
 __all__ = ["VoxelWrites"]
-
-MAX_KEPT = 64 << 20
-"""Bytes of overwritten blocks that are kept for an undo; a mutation that overwrites more can't be undone."""
 
 
 class VoxelWrites(VoxelReads):
@@ -188,12 +184,18 @@ class VoxelWrites(VoxelReads):
         index: bool,
         downres: bool,
     ) -> None:
-        """Keep what it takes to undo, unless that is out of proportion."""
-        if sum(len(v) for v in olds if v is not None) <= MAX_KEPT:
+        """Keep what it takes to undo."""
+        if m.keeps_undo(self):
             step = undo.blocks_before(
-                prepared.block_zyx, olds, prepared.values, scale=scale, index=index, downres=downres
+                prepared.block_zyx,
+                olds,
+                prepared.values,
+                scale=scale,
+                index=index,
+                downres=downres,
+                keep=lambda: m.keep_states(self, after=False)[0],
             )
-            m.keep_undo(self, "write", encode_steps([step]))
+            self._keep_undo(m, "write", [step])
 
     def _check_blocks(self, offset_zyx: Sequence[int], shape_zyx: Sequence[int]) -> None:
         first = [o // b for o, b in zip(offset_zyx, self.block_shape, strict=True)]
