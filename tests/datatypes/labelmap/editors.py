@@ -55,9 +55,10 @@ def prepare(url):
 
 
 def annotate_first(version):
-    """Elements over all of the volume, filed under the bodies of its segmentation."""
+    """Elements over all of the volume, filed under the bodies of its segmentation, and counted."""
     annotation = version.repo.new_instance("annotation", "synapses")
     annotation.set_syncs(["seg"])
+    version.repo.new_instance("labelsz", "ranks").set_syncs(["synapses"])
     rng = random.Random(0)
     annotation.add([named_element(position(rng), "first") for _ in range(300)])
 

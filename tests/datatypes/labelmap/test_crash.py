@@ -57,6 +57,7 @@ class Victims:
             for version in ds[self.root].repo.versions.values():
                 assert list(version["seg"].verify()) == []
                 assert list(version["synapses"].disagreements()) == []
+                assert list(version["ranks"].disagreements()) == []
             done = [words for words in said if words[0] == "done"]
             edits = [(uuid, what) for _, _, uuid, what in done if "MutationID" in what]
             self.edits += len(done)
