@@ -120,9 +120,11 @@ class Pace:
     3.75
     """
 
-    __slots__ = ("average", "rests_until")
+    __slots__ = ("average", "rests_until", "warm")
 
     def __init__(self) -> None:
+        #: whether it has run in a thread: the first time, loops are compiled or machine code is loaded
+        self.warm = False
         self.average = 0.0
         self.rests_until = 0.0
 
@@ -204,7 +206,10 @@ class Dispatch:
             with self.state.datastore.store.one_look():
                 door = instances.find(call)
                 pace = self.pace(door) if door.quick else None
-                if pace is None or pace.rests_until > begun:
+                if pace is None:
+                    return None
+                if not pace.warm or pace.rests_until > begun:
+                    call.warms = pace
                     return None
                 call.on_loop = True
                 response = door.handler(call)
@@ -236,6 +241,8 @@ class Dispatch:
             reads = request.method in ("GET", "HEAD")
             with self.state.datastore.store.one_look() if reads else contextlib.nullcontext():
                 response = self.ready(request, instances.answer(request))  # type: ignore[arg-type]
+            if request.warms is not None:  # type: ignore[attr-defined]
+                request.warms.warm = True  # type: ignore[attr-defined]
         except Exception as error:
             request.close()
             response = error_response(error, request.scope)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
     from dvid_dask.versions import Repo, Version
 
+    from .app import Pace
     from .state import ByteBudget, ServerState
 
 __all__ = [
@@ -490,6 +491,7 @@ class Call(VersionRequest):
     keyword: str
     args: list[str]
     on_loop = False
+    warms: Pace | None = None
 
     def needs_thread(self, when: bool = True) -> None:
         """Leave the event loop, if the handler runs there: it is called again in a thread.

@@ -27,6 +27,12 @@ def asked(client, kv, monkeypatch):
 
         door = Door("probe", "GET", noted, "", True, quick=True)
         monkeypatch.setitem(face_of("keyvalue").doors, "probe", {"GET": door})
+        client.app.middleware_stack = client.app.build_middleware_stack()
+        handler, begun = (lambda call: text("")), handler
+        client.get(f"{kv}/probe")
+        assert ran == ["thread"]  # the first time, where kernels may be compiled
+        handler = begun
+        ran.clear()
         return client.get(f"{kv}/probe{query}"), ran
 
     return ask
@@ -77,9 +83,9 @@ def test_what_is_slow_moves_to_threads(client, kv, monkeypatch):
     monkeypatch.setitem(face_of("keyvalue").doors, "probe", {"GET": Door("probe", "GET", slow, "", True, quick=True)})
     for _ in range(12):
         assert client.get(f"{kv}/probe").status_code == 200
-    assert ran[0] is True
-    assert False in ran
-    assert ran.index(False) < 8
+    assert ran[:2] == [False, True]
+    assert False in ran[1:]
+    assert ran.index(False, 1) < 9
 
 
 def test_version_lock_and_mode_count_on_the_loop(make_client):
