@@ -215,6 +215,42 @@ def test_the_page_on_counts_runs(tmp_path):
     assert printed.splitlines()[-1] == "True"
 
 
+SYNAPSES = """
+import numpy as np
+import dvid_dask
+
+repo = dvid_dask.create("memory://").new_repo("fly")
+seg = repo.new_instance("labelmap", "segmentation", {"BlockSize": "64,64,64"})
+seg.write(np.full((128, 384, 1280), 7, np.uint64), (0, 0, 0))
+seg.write(np.full((64, 64, 64), 8, np.uint64), (0, 0, 0))
+area = repo.new_instance("roi", "alpha-lobe", {"BlockSize": "64,64,64"})
+area.replace([[1, 5, 18, 18]])
+body, offset_zyx, shape_zyx = 7, (90, 330, 1200), (10, 20, 20)
+"""
+
+
+def test_the_page_on_annotations_runs(tmp_path):
+    first, *others = blocks("docs/howto/annotations.md", "python")
+    many = [code for code in others if "synapses.listed" in code]
+    first = first.replace(
+        "synapses.undo(mutation)", "mutation = list(synapses.undoable())[-1].id; synapses.undo(mutation)"
+    )
+    end = "print(synapses.count(body), len(synapses.elements()))"
+    printed = run_python("\n".join([SYNAPSES, first, *many, end]), tmp_path)
+    assert printed == "{'Unknown': 0, 'PostSyn': 1, 'PreSyn': 1, 'Gap': 0, 'Note': 0} 2\n"
+
+
+def test_the_new_synced_type_of_the_page_on_synced_data_works(tmp_path):
+    (code,) = blocks("docs/design/synced-data.md", "python")
+    use = """
+touched = repo.new_instance("touched", "edits")
+touched.set_syncs(["segmentation"])
+mutation = seg.merge(7, [8])
+print({int.from_bytes(key[1:], "big"): int(value) == mutation for key, value in touched.view().scan()})
+"""
+    assert run_python("\n".join([SYNAPSES, code, use]), tmp_path) == "{7: True, 8: True}\n"
+
+
 def test_the_notebook_runs(tmp_path):
     """Its code cells, one after the other, as a script."""
     cells = json.loads((ROOT / "notebooks" / "first_look.ipynb").read_text())["cells"]

@@ -101,6 +101,26 @@ def test_follows_an_ingest(world):
     agree(version, model)
 
 
+def test_follows_the_undo_of_bulk_jobs(world):
+    version, model = world
+    seg = version["seg"]
+    halves = np.ones(SHAPE, np.uint64)
+    halves[:, :, 13:] = 2
+    svs = np.unique(seg.supervoxels[:, :, :])
+    jobs = (
+        lambda: ops.agglomerate(seg, pd.DataFrame({"supervoxel": svs, "body": 1 + svs // 7 * 7}), progress=False),
+        lambda: ops.split_by(seg, halves, progress=False),
+        lambda: ops.ingest(cells(5, 9) + np.uint64(100), seg, progress=False),
+    )
+    for job in jobs:
+        job()
+        last = list(seg.undoable())[-1].id
+        seg.undo(last)
+        agree(version, model)
+        seg.redo(last)
+        agree(version, model)
+
+
 # ------------------------------------------------------------------ what it follows
 
 
