@@ -37,13 +37,22 @@ def fill(folder: Path, volume: Path, size: int) -> None:
         repo["master"].commit()
 
 
+Row = tuple[float, float, float, int, int]
+_BOTH = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
 def peak() -> float:
     """MB that this process, or the largest of its children, has held."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return max(resource.getrusage(who).ru_maxrss for who in _BOTH) / 1024
 
 
-def ours(folder: str, scale: int, keep: float, workers: int, edge: int) -> tuple[float, float, int, int]:
-    """Seconds, MB that the largest process held, meshes and triangles."""
+def spent() -> float:
+    """Seconds of CPU that this process and its finished children have used."""
+    return sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in _BOTH)
+
+
+def ours(folder: str, scale: int, keep: float, workers: int, edge: int) -> Row:
+    """Seconds, seconds of CPU, MB that the largest process held, meshes and triangles."""
     from distributed import Client, LocalCluster
 
     seg = dvid_dask.open(f"{folder}/store", read_only=True).repos.named("bench")["master"]["seg"]
@@ -53,10 +62,12 @@ def ours(folder: str, scale: int, keep: float, workers: int, edge: int) -> tuple
         # compiled loops and libraries are loaded before the clock runs
         for worker in c.scheduler_info()["workers"]:
             c.submit(warm, workers=[worker], pure=False).result()
+        before = spent() + sum(c.run(spent).values())
         with clock() as time:
             report = ops.mesh(seg, out, scale=scale, keep=keep, format="ngmesh", edge=edge, progress=False)
+        cpu = spent() + sum(c.run(spent).values()) - before
         used = max(c.run(peak).values())
-    return time.seconds, used, report.labels, report.triangles
+    return time.seconds, cpu, used, report.labels, report.triangles
 
 
 def warm() -> None:
@@ -92,7 +103,7 @@ def plain_label(given: tuple[int, tuple[slice, ...], float, str]) -> int:
     return len(faces)
 
 
-def plain(folder: str, scale: int, keep: float, workers: int) -> tuple[float, float, int, int]:
+def plain(folder: str, scale: int, keep: float, workers: int) -> Row:
     """As `ours`."""
     from scipy.ndimage import find_objects
 
@@ -104,6 +115,7 @@ def plain(folder: str, scale: int, keep: float, workers: int) -> tuple[float, fl
     extents = seg.extents()
     start = [v >> scale for v in extents.first]
     shape = [(b >> scale) - a + 1 for a, b in zip(start, extents.last, strict=True)]
+    before = spent()
     with clock() as time:
         labels = seg.read(start, shape, scale=scale)
         ids, numbers = np.unique(labels, return_inverse=True)
@@ -113,10 +125,10 @@ def plain(folder: str, scale: int, keep: float, workers: int) -> tuple[float, fl
         # fork shares the array; nothing of the store is used in the children
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
             counts = list(pool.map(plain_label, boxes, chunksize=8))
-    return time.seconds, peak(), len(counts), sum(counts)
+    return time.seconds, spent() - before, peak(), len(counts), sum(counts)
 
 
-def apart(function: str, *args: object) -> tuple[float, float, int, int]:
+def apart(function: str, *args: object) -> Row:
     """A run in a fresh process, so that its memory is its own."""
     import json
     import subprocess
@@ -146,14 +158,14 @@ def main() -> None:
                     ("scikit-image", apart("plain", str(folder), scale, keep, options.workers)),
                     ("ops.mesh", apart("ours", str(folder), scale, keep, options.workers, options.edge)),
                 ):
-                    seconds, memory, labels, triangles = made
+                    seconds, cpu, memory, labels, triangles = made
                     rows.append(
                         [
-                            f"{scale}", f"{keep:g}", name, duration(seconds), f"{voxels / seconds:.1f}",
+                            f"{scale}", f"{keep:g}", name, duration(seconds), duration(cpu), f"{voxels / seconds:.1f}",
                             f"{labels:,}", f"{triangles:,}", f"{memory:,.0f} MB",
                         ]
                     )  # fmt: skip
-        columns = ["scale", "keep", "", "time", "Mvoxel/s", "meshes", "triangles", "peak"]
+        columns = ["scale", "keep", "", "time", "CPU", "Mvoxel/s", "meshes", "triangles", "peak"]
         machine()
         table(f"meshes of {options.size}^3 voxels, {options.workers} processes", columns, rows)
     finally:
