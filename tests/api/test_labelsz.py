@@ -110,3 +110,23 @@ def test_a_reload_of_what_follows_nothing_changes_nothing(client, path, datastor
 def test_a_committed_version_is_not_reloaded(client, path, repo):
     client.commit(repo)
     assert client.post(f"{path}/reload").status_code == 400
+
+
+def test_a_reload_has_allsyn_count_notes_and_unknown_from_then_on(client, repo, datastore):
+    seg = client.instance(repo, "labelmap", "seg", BlockSize="32,32,32")
+    client.post(f"{seg}/raw/0_1_2/32_32_32/0_0_0", content=np.full((32, 32, 32), 5, np.uint64).tobytes())
+    synapses = client.instance(repo, "annotation", "synapses")
+    client.post(f"{synapses}/sync", json={"sync": "seg"})
+    kinds = ["PreSyn", "Note", "Unknown", "Unknown", "Note"]
+    elements = [{"Pos": [i, 0, 0], "Kind": kind, "Tags": [], "Prop": {}, "Rels": []} for i, kind in enumerate(kinds)]
+    assert client.post(f"{synapses}/elements", json=elements).status_code == 200
+    ranks = client.instance(repo, "labelsz", "ranks")
+    assert client.post(f"{ranks}/sync", json={"sync": "synapses"}).status_code == 200
+    assert ask(client, f"{ranks}/count/5/AllSyn") == {"Label": 5, "AllSyn": 1}  # counted by the sync
+    assert client.post(f"{ranks}/reload").status_code == 200
+    assert ask(client, f"{ranks}/count/5/AllSyn") == {"Label": 5, "AllSyn": 5}
+    assert client.delete(f"{synapses}/element/1_0_0").status_code == 200
+    assert ask(client, f"{ranks}/top/3/AllSyn") == [{"Label": 5, "Size": 4}]
+    datastore[repo]["ranks"].recount(everything=False)
+    assert ask(client, f"{ranks}/top/3/AllSyn") == [{"Label": 5, "Size": 1}]
+    assert list(datastore[repo]["ranks"].disagreements()) == []
