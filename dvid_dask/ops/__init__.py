@@ -7,6 +7,7 @@ from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.composite import composite
 from dvid_dask.ops.contacts import contacts
 from dvid_dask.ops.downres import DownresReport, downres
+from dvid_dask.ops.drafts import abandon
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
 from dvid_dask.ops.edit import EditReport, edit
 from dvid_dask.ops.element_frames import ElementsExportReport, elements_dataframe, export_elements
@@ -64,6 +65,7 @@ __all__ = [
     "TilesReport",
     "V3drawReport",
     "Volume",
+    "abandon",
     "agglomerate",
     "analyze_shards",
     "body_statistics",

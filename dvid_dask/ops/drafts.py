@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dvid_dask.datatypes.base import Mutation, Space, TxSpace
 from dvid_dask.datatypes.labelmap.restoring import take_over
 from dvid_dask.datatypes.labelmap.steps import Restore, encode_steps
-from dvid_dask.errors import Conflict, LockedVersion
-from dvid_dask.ops.job import InstanceLedger, Result
+from dvid_dask.errors import Conflict, LockedVersion, NotFound
+from dvid_dask.ops.job import InstanceLedger, Result, unfinished_jobs
 from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, diff, land, prefix_end
 from dvid_dask.versions.feed import Voice
 from dvid_dask.versions.records import now
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
     from dvid_dask.store import Change, Transaction
 
-__all__ = ["DRAFT", "DraftLedger"]
+__all__ = ["DRAFT", "DraftLedger", "abandon"]
 
 T = TypeVar("T")
 
@@ -236,3 +236,37 @@ class DraftLedger(InstanceLedger):
         if isinstance(what, dict):
             return ", ".join(f"{kind} {value}" for kind, value in what.items() if kind != "scale")
         return repr(key)
+
+
+def abandon(instance: Datatype, job: str) -> None:
+    """Give a job up that nobody will take up again: its notes go, and its draft, if it worked on one.
+
+    What a bulk change of bodies did was seen by nobody, so the version is as if it had not been started. What a job
+    wrote that works in place (`ingest`, `downres`) stays as far as it came.
+
+    Parameters
+    ----------
+    instance
+        What it worked on, at its version.
+    job
+        Its name, as `unfinished_jobs` lists it. It must not be running: its next step would fail.
+
+    Raises
+    ------
+    NotFound
+        If there is no such job.
+    LockedVersion
+        If the version is committed.
+
+    Examples
+    --------
+    >>> import dvid_dask
+    >>> from dvid_dask import ops
+    >>> seg = dvid_dask.create("memory://").new_repo("fly").new_instance("labelmap", "segmentation")
+    >>> for name in ops.unfinished_jobs(seg):
+    ...     ops.abandon(seg, name)
+    """
+    instance.check_open()
+    if job not in unfinished_jobs(instance):
+        raise NotFound(f"{instance.name!r} has no unfinished job {job!r} at version {instance.version.uuid}")
+    DraftLedger(instance, job, {}).give_up()

@@ -378,3 +378,25 @@ def test_kills(tmp_path):
         assert not seg.version.datastore.check().leftovers
     seg.version.commit()
     assert kept(seg) == []
+
+
+def test_a_job_that_nobody_takes_up_again_is_given_up(monkeypatch):
+    from dvid_dask.ops.moves import Moves
+
+    seg = new()
+    before = state(seg)
+    with monkeypatch.context() as broken:
+        broken.setattr(Moves, "_give", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            agglomerate(seg)
+    (job,) = ops.unfinished_jobs(seg)
+    assert [t for t in seg.version.datastore.store.trees() if t.startswith("draft-")]
+    ops.abandon(seg, job)
+    assert ops.unfinished_jobs(seg) == {}
+    assert not list(seg.view(0).keys(b"J"))
+    assert not [t for t in seg.version.datastore.store.trees() if t.startswith("draft-")]
+    assert state(seg) == before
+    with pytest.raises(NotFound):
+        ops.abandon(seg, job)
+    seg.undo(agglomerate(seg))
+    assert state(seg) == before
