@@ -32,7 +32,6 @@ __all__ = [
     "PAGE",
     "STATE",
     "TAG",
-    "block",
     "blocks",
     "blocks_of",
     "given",
@@ -63,11 +62,6 @@ def blocks(block_zyx: ArrayLike) -> list[bytes]:
     """
     data = (np.asarray(block_zyx, np.int64).reshape(-1, 3) + _BIAS).astype(">u4").tobytes()
     return [BLOCK + data[at : at + 12] for at in range(0, len(data), 12)]
-
-
-def block(z: int, y: int, x: int) -> bytes:
-    """Key of a block."""
-    return blocks([[z, y, x]])[0]
 
 
 def blocks_of(keys: Sequence[bytes]) -> NDArray[np.int32]:

@@ -61,11 +61,6 @@ class Tally:
         held = self._sums.get(label)
         self._sums[label] = counts if held is None else held + counts
 
-    @property
-    def total(self) -> int:
-        """Elements that were gained, at most."""
-        return sum(int(np.maximum(counts, 0).sum()) for counts in self._sums.values())
-
     def event(self, mutation: int) -> ElementsFiled:
         """The event that tells of it."""
         labels = np.repeat(np.array(list(self._sums), np.uint64), len(KINDS))
