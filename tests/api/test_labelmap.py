@@ -182,7 +182,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), REFUSED, ids=lambda v: v[:50] if isinstance(v, str) else None)
+def name_of(value):
+    return value[:50] if isinstance(value, str) else f"{len(value)} bytes"
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REFUSED, ids=name_of)
 def test_refused_and_nothing_changed(client, seg, method, path, body):
     before = state(client, seg)
     answer = client.request(method, f"{seg}/{path}", content=body)
