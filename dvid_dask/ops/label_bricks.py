@@ -19,6 +19,7 @@ from dvid_dask.datatypes.labelmap.columns import pack, unpack
 from dvid_dask.datatypes.labelmap.counters import RESERVED, NextLabels
 from dvid_dask.datatypes.labelmap.events import BlocksWritten
 from dvid_dask.datatypes.labelmap.mapping import Mapping
+from dvid_dask.datatypes.labelmap.writes import refuse_retired
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import label_blocks
 from dvid_dask.ops.boxes import Box, Point
@@ -384,7 +385,9 @@ class _Brick:
         rows = Counts.summed(number, label, delta, slab.coords)
         if not len(rows):
             return
-        bodies = Mapping(space).bodies(rows.supervoxel)
+        mapping = Mapping(space)
+        refuse_retired(mapping, rows.supervoxel[rows.delta > 0])
+        bodies = mapping.bodies(rows.supervoxel)
         partition = partition_of(bodies, self.task.partitions)
         order = np.argsort(partition, kind="stable")
         partition = partition[order]

@@ -80,6 +80,19 @@ def test_reingest_after_merge_and_cleave_keeps_the_index_exact(repo):
     assert seg.size(labels[0]) == int(np.isin(world.voxels, merged).sum())
 
 
+def test_voxels_of_a_retired_supervoxel_are_refused(repo):
+    seg = labelmap(repo)
+    volume = np.full((32, 32, 32), 7, np.uint64)
+    ops.ingest(volume, seg, progress=False)
+    runs = seg.sparse(7, supervoxels=True).all_runs()
+    seg.split_supervoxel(7, runs[: len(runs) // 2])
+    before = seg.read((0, 0, 0), volume.shape, supervoxels=True)
+    with pytest.raises((BadRequest, ops.JobFailedError), match="retired"):
+        ops.ingest(volume, seg, progress=False)
+    assert (seg.read((0, 0, 0), volume.shape, supervoxels=True) == before).all()
+    assert not list(seg.disagreements())
+
+
 def test_overwriting_with_background_removes_everything(repo):
     seg = labelmap(repo)
     ops.ingest(neurites((48, 48, 48)), seg, progress=False)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.base import TxSpace
 
-__all__ = ["Prepared", "Written", "check_aligned", "prepare_array", "prepare_records", "store"]
+__all__ = ["Prepared", "Written", "check_aligned", "prepare_array", "prepare_records", "refuse_retired", "store"]
 
 _BLOCK_LIMIT = 1 << 20  # magnitude of block coordinates that the label index's protobuf can name
 _BLOCK_INT32 = 1 << 31
@@ -189,8 +189,13 @@ def check_block_coordinate(layout: Layout, block_zyx: Sequence[int]) -> None:
             )
 
 
-def _refuse_retired(mapping: Mapping, labels: NDArray[np.uint64]) -> None:
-    """Voxels of a retired supervoxel would belong to no body."""
+def refuse_retired(mapping: Mapping, labels: NDArray[np.uint64]) -> None:
+    """Refuse voxels with the id of a retired supervoxel: they would belong to no body.
+
+    Raises
+    ------
+    BadRequest
+    """
     used = np.unique(labels)
     retired = used[mapping.bodies(used) == 0]
     if len(retired):
@@ -232,7 +237,7 @@ def store(
     if scale == 0 and index:
         rows = bulk.with_vanished(layout, blocks.block_zyx, (blocks.number, blocks.label, blocks.count), olds)
         mapping = Mapping(space)
-        _refuse_retired(mapping, blocks.label)
+        refuse_retired(mapping, blocks.label)
         bodies = bulk.apply_rows(space, bulk.IndexRows(*rows), mapping=mapping)
     space.put_many(zip(block_keys, blocks.values, strict=True))
     if scale == 0:
