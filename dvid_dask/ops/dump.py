@@ -32,7 +32,7 @@ from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
 from dvid_dask.ops import job
-from dvid_dask.ops.folders import end_job, ledger_at, write_whole
+from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.index import ranges_of_bodies
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
@@ -199,7 +199,7 @@ class _WritePart:
         schema = pa.schema([pa.field(n, _TYPES.get(n, "uint64"), nullable=False) for n in names])
         rows = 0
         path, drafts = part_url(self.url, part, self.format), self.url + _DRAFTS
-        with write_whole(path, drafts) as file, _writer(file, schema, self.format) as writer:
+        with write_whole(plain_url(path), plain_url(drafts)) as file, _writer(file, schema, self.format) as writer:
             for columns in _batches(self.table.rows(part)):
                 arrays = [pa.array(columns[f.name].astype(f.type.to_pandas_dtype(), copy=False)) for f in schema]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -328,7 +328,7 @@ def dump(
 def _refuse_folder(destination: str, folder: str) -> None:
     import fsspec
 
-    fs, path = fsspec.core.url_to_fs(folder.rstrip("/"))
+    fs, path = fsspec.core.url_to_fs(plain_url(folder).rstrip("/"))
     if fs.isdir(path):
         raise Conflict(f"{destination} is a folder: text goes to one file")
 
@@ -354,7 +354,7 @@ def _join(url: str, parts: Sequence[str], drafts: str) -> None:
 
     import fsspec
 
-    with write_whole(url, drafts) as out:
+    with write_whole(plain_url(url), plain_url(drafts)) as out:
         for part in parts:
-            with fsspec.open(part, "rb") as file:
+            with fsspec.open(plain_url(part), "rb") as file:
                 shutil.copyfileobj(file, out, _COPY)

@@ -16,7 +16,7 @@ from dvid_dask.ops import job
 from dvid_dask.ops.dump import LEDGER, begin_folder, part_url
 from dvid_dask.ops.element_tables import SCHEMA, to_arrow
 from dvid_dask.ops.elements import BLOCKS_PER_TASK, block_runs
-from dvid_dask.ops.folders import end_job, ledger_at, write_whole
+from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
@@ -168,7 +168,7 @@ class _WriteRun:
 
         rows = 0
         with (
-            write_whole(part_url(self.url, run, "parquet"), f"{self.url}{LEDGER}drafts/") as file,
+            write_whole(part_url(plain_url(self.url), run, "parquet"), f"{plain_url(self.url)}{LEDGER}drafts/") as file,
             parquet.ParquetWriter(file, self.runs.schema, compression="zstd") as writer,
         ):
             for table in self.runs.parts(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from dvid_dask.errors import Conflict
 from dvid_dask.ops.job import ScratchLedger
@@ -13,7 +14,18 @@ from dvid_dask.store import Store, StoreNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["end_job", "ledger_at", "write_whole"]
+__all__ = ["end_job", "ledger_at", "plain_url", "write_whole"]
+
+
+def plain_url(url: str) -> str:
+    """A URL of `directory_url` as fsspec and stores take it: in names of local files ``%`` means itself.
+
+    Examples
+    --------
+    >>> plain_url("file:///data/fly%20brain/"), plain_url("gs://bucket/a%20b/")
+    ('file:///data/fly brain/', 'gs://bucket/a%20b/')
+    """
+    return f"file://{unquote(url.removeprefix('file://'))}" if url.startswith("file://") else url
 
 
 def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) -> ScratchLedger:
@@ -22,7 +34,7 @@ def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) 
     Parameters
     ----------
     url
-        Of its store, with a slash at the end.
+        Of its store, from `directory_url`, with a slash at the end.
     name
         From `job_name`.
     begin
@@ -35,11 +47,12 @@ def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) 
     Conflict
         If another job was left unfinished there.
     """
+    place = plain_url(url)
     try:
-        store = Store.open(url)
+        store = Store.open(place)
     except StoreNotFound:
         begin()
-        store = Store.create(url)
+        store = Store.create(place)
     else:
         others = [t for t in store.trees() if t.startswith("scratch-") and t != f"scratch-{name}"]
         if others and not replace:
@@ -63,9 +76,8 @@ def end_job(ledger: ScratchLedger, url: str) -> None:
     ts.KvStore.open(url).result().delete_range(ts.KvStore.KeyRange()).result()
     if url.startswith("file://"):
         import shutil
-        from urllib.parse import unquote, urlsplit
 
-        shutil.rmtree(unquote(urlsplit(url).path), ignore_errors=True)
+        shutil.rmtree(plain_url(url).removeprefix("file://"), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -75,9 +87,10 @@ def write_whole(url: str, drafts: str) -> Iterator[IO[bytes]]:
     Parameters
     ----------
     url
-        Of the file.
+        Of the file, as `plain_url` makes it.
     drafts
-        Of a folder on the same disk, for what a killed process leaves: below that of the ledger it goes with the job.
+        As well, of a folder on the same disk, for what a killed process leaves: below that of the ledger it goes with
+        the job.
     """
     import fsspec
 

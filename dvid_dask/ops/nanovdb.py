@@ -21,7 +21,7 @@ from dvid_dask.datatypes.labelmap.nanovdb import Values, body_grid
 from dvid_dask.datatypes.labelmap.sparse import SparseVolume
 from dvid_dask.errors import BadRequest, Conflict, NotFound, NotSupported
 from dvid_dask.ops import job
-from dvid_dask.ops.folders import end_job, ledger_at, write_whole
+from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
@@ -126,11 +126,12 @@ class _Write:
         made = body_grid(volume, f"label_{label}", self.voxel_size, self.image, self.values, allow_empty=True)
         if not len(made.leaves):
             return 0
+        url = plain_url(self.url)
         if self.values == "apart" and made.values is not None and self.image is not None:
             little = made.values.astype(made.values.dtype.newbyteorder("<"), copy=False)
-            with write_whole(f"{self.url}{label}-{self.image.name}.bin", self.url + _DRAFTS) as file:
+            with write_whole(f"{url}{label}-{self.image.name}.bin", url + _DRAFTS) as file:
                 file.write(little.data.cast("B"))
-        with write_whole(f"{self.url}{label}.nvdb", self.url + _DRAFTS) as file:
+        with write_whole(f"{url}{label}.nvdb", url + _DRAFTS) as file:
             for piece in made.pieces(compress=self.compress):
                 file.write(piece)
         return made.leaves.voxels

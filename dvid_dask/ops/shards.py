@@ -39,7 +39,7 @@ from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import job
 from dvid_dask.ops.boxes import INT32_MAX, INT32_MIN, Box
-from dvid_dask.ops.folders import end_job, ledger_at, write_whole
+from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.precomputed import shard_grid
 from dvid_dask.ops.progress import Progress
@@ -226,8 +226,8 @@ class _WriteShard:
 
     def _write(self, shard: Box, first: list[Any], rest: Iterator[list[Any]]) -> None:
         x, y, z = shard.start[::-1]
-        name = f"{self.url}s{self.scale}/{x}_{y}_{z}"
-        drafts = self.url + _DRAFTS
+        url = plain_url(self.url)
+        name, drafts = f"{url}s{self.scale}/{x}_{y}_{z}", url + _DRAFTS
         with write_whole(f"{name}.csv", drafts) as index, write_whole(f"{name}.arrow", drafts) as file:
             stream = _Stream(file, index, self.batch_size)
             stream.add(first)
@@ -376,7 +376,7 @@ def _run(
         job.execute(LedgerPhase(ledger, phase, f"scale {s}", weights, task), client, show)
         found.append(_summed(list(ledger.done(phase).values())))
     report = ShardsReport(destination, tuple(found), time.monotonic() - began, write)
-    with write_whole(f"{url}{'export' if write else 'analyze'}.log", url + _DRAFTS) as log:
+    with write_whole(f"{plain_url(url)}{'export' if write else 'analyze'}.log", plain_url(url) + _DRAFTS) as log:
         log.write(f"{instance.version.uuid} {instance.name}\n{report.table()}\n".encode())
     end_job(ledger, url + _LEDGER)
     return report

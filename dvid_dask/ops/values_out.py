@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import zstandard
 
@@ -23,7 +22,7 @@ from dvid_dask.datatypes.keyvalue.values import size_of
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.ops import job
 from dvid_dask.ops.dump import part_url
-from dvid_dask.ops.folders import end_job, ledger_at, write_whole
+from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import directory_url
@@ -132,11 +131,6 @@ class _WriteFiles:
             keys, size = keys + 1, size + value.size
         result = {"keys": keys, "bytes": size}
         return self.ledger.commit("parts", index, lambda _, __: result)
-
-
-def _place(url: str) -> str:
-    """A URL of `directory_url` as fsspec and the store take it: in names of local files ``%`` means itself."""
-    return f"file://{unquote(url.removeprefix('file://'))}" if url.startswith("file://") else url
 
 
 @dataclass(frozen=True)
@@ -280,7 +274,7 @@ def export_values(
     job.check_reach(client, instance)
     values = values.cut(_check_file if kind == "directory" else _check_row)
     whole = directory_url(destination)
-    url = _place(whole)
+    url = plain_url(whole)
     name = job.job_name(
         op="export-values",
         instance=instance.info.data_uuid,
@@ -288,7 +282,7 @@ def export_values(
         kind=kind,
         prefix=prefix,
     )
-    ledger = ledger_at(url + _LEDGER, name, lambda: _check_empty(url), replace=False)
+    ledger = ledger_at(whole + _LEDGER, name, lambda: _check_empty(url), replace=False)
     task = _WriteFiles(ledger, values, url) if kind == "directory" else _WriteTable(ledger, values, url)
     job.execute(LedgerPhase(ledger, "parts", "values", values.weights, task), client, show)
     results = ledger.done("parts").values()
@@ -330,7 +324,7 @@ def _export_tar(values: _Values, destination: str | IO[bytes]) -> tuple[int, int
         if destination.lower().endswith(ending):
             mode = f"w|{packed}"
     folder, _, _ = destination.rpartition("/")
-    drafts = _place(directory_url(f"{folder or '.'}/.dvid-dask-drafts"))
+    drafts = plain_url(directory_url(f"{folder or '.'}/.dvid-dask-drafts"))
     try:
         with write_whole(destination, drafts) as out:
             if not zstd:
