@@ -66,8 +66,10 @@ class ZarrView:
     >>> seg = repo.new_instance("labelmap", "segmentation", {"MaxDownresLevel": "1"})
     >>> seg.write(np.full((64, 64, 64), 7, np.uint64), (0, 0, 64))
     >>> group = zarr.open_group(ViewStore(ZarrView(seg)), mode="r")
-    >>> group["s0"].shape, int(group["s1"][0, 0, 0]), group["s0"].attrs["offset"]
+    >>> group["s0"].shape, int(group["s0"][0, 0, 0]), group["s0"].attrs["offset"]
     ((64, 64, 64), 7, [0, 0, 64])
+    >>> group["s1"].shape, int(group["s1"][0, 0, 32]), group["s1"].attrs["offset"]  # from a block's corner on
+    ((32, 32, 64), 7, [0, 0, 0])
     """
 
     def __init__(self, instance: Datatype, *, supervoxels: bool = False) -> None:

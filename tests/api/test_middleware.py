@@ -198,7 +198,7 @@ def test_an_unexpected_error_tells_an_id_and_nothing_else(client, kv, monkeypatc
     def broken(self, key):
         raise RuntimeError("the inner workings at /home/someone")
 
-    monkeypatch.setattr("dvid_dask.datatypes.keyvalue.KeyValue.get", broken)
+    monkeypatch.setattr("dvid_dask.datatypes.keyvalue.KeyValue.value", broken)
     answer = client.get(f"{kv}/key/a")
     assert answer.status_code == 500
     assert "inner workings" not in answer.text
