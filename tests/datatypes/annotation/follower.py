@@ -16,7 +16,7 @@ from dvid_dask.datatypes.base import Datatype, register
 class Follower(Datatype):
     """Counts elements by body and kind; twice, by sums and by elements, which have to agree."""
 
-    typename: ClassVar[str] = "test-follower"
+    typename: ClassVar[str] = "test-tally"
     typeurl: ClassVar[str] = "test"
     merges_by_meaning: ClassVar[bool] = True
     sync_partners: ClassVar[frozenset[str] | None] = frozenset({"annotation"})

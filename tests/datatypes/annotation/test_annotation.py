@@ -47,7 +47,7 @@ def make(ds, block="16,16,16"):
     seg.write(cells(), (0, 0, 0))
     annotation = version.repo.new_instance("annotation", "synapses")
     annotation.set_syncs(["seg"])
-    version.repo.new_instance("test-follower", "counts").set_syncs(["synapses"])
+    version.repo.new_instance("test-tally", "counts").set_syncs(["synapses"])
     model = Model(tuple(int(v) for v in block.split(",")[::-1]))
     annotation.add(some(400))
     model.post(some(400))
@@ -133,7 +133,7 @@ def test_blocks_of_the_segmentation_may_have_another_shape():
     seg = version.repo.new_instance("labelmap", "seg", {"BlockSize": "32,16,16"})
     seg.write(cells(), (0, 0, 0))
     annotation.set_syncs(["seg"])
-    version.repo.new_instance("test-follower", "counts").set_syncs(["synapses"])
+    version.repo.new_instance("test-tally", "counts").set_syncs(["synapses"])
     annotation = version["synapses"]
     assert annotation.needs_reload
     seg.write(cells(3)[:16, :16], (0, 0, 0))

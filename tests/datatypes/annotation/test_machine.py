@@ -49,7 +49,7 @@ class Histories(RuleBasedStateMachine):
         seg = version.repo.new_instance("labelmap", "seg", {"BlockSize": f"{BLOCK},{BLOCK},{BLOCK}"})
         annotation = version.repo.new_instance("annotation", "synapses")
         annotation.set_syncs(["seg"])
-        version.repo.new_instance("test-follower", "counts").set_syncs(["synapses"])
+        version.repo.new_instance("test-tally", "counts").set_syncs(["synapses"])
         self.at, self.model = version, Model((BLOCK,) * 3)
         self.old = []
         self.serial = itertools.count()
