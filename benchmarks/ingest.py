@@ -31,8 +31,8 @@ from distributed import Client, LocalCluster
 
 import dvid_dask
 from dvid_dask import ops
+from dvid_dask.boxes import Box
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.bricks import plan_bricks
 from dvid_dask.ops.progress import Progress
 

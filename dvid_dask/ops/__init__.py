@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dvid_dask.boxes import Box
 from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.composite import composite
 from dvid_dask.ops.contacts import contacts
 from dvid_dask.ops.downres import DownresReport, downres

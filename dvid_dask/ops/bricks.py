@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import INT32_MAX, INT32_MIN, Box, Point
 from dvid_dask.errors import BadRequest
-from dvid_dask.ops.boxes import INT32_MAX, INT32_MIN, Box, Point
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

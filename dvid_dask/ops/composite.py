@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import images
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import InstanceLedger, LedgerPhase, Result
 from dvid_dask.ops.progress import Progress

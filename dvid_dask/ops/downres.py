@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.bricks import Grid, plan_bricks
 from dvid_dask.ops.image_bricks import ImageBricks
 from dvid_dask.ops.job import InstanceLedger, LedgerPhase

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.folders import end_job, ledger_at
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import BlocksWritten, ImageBlk
 from dvid_dask.errors import Conflict
 from dvid_dask.formats import downsample
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.job import InstanceLedger, Result
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
@@ -19,7 +20,6 @@ from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.restoring import begin_kept, end_kept
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid, Plan, plan_bricks
 from dvid_dask.ops.image_bricks import ImageBricks
 from dvid_dask.ops.job import InstanceLedger, LedgerPhase

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, compress, decompress
 from dvid_dask.datatypes.labelmap.columns import pack, unpack
@@ -22,7 +23,6 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.writes import refuse_retired
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import label_blocks
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.job import InstanceLedger, Ledger, Result
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.roi import PinnedRoi, Region, Roi
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.stored import block_shape, stored_blocks
 
 if TYPE_CHECKING:

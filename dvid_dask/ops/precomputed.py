@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, read_blocks, tables_of
 from dvid_dask.datatypes.labelmap.index import Index
@@ -22,7 +23,6 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.formats import compressed_segmentation
 from dvid_dask.formats.compression import gzip_compress
 from dvid_dask.formats.sharding import Sharding, choose_sharding, chunk_ids
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import Result, ScratchLedger
 from dvid_dask.ops.stored import block_batches

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.blocks import Layout, read_blocks
 from dvid_dask.datatypes.labelmap.index import Index
@@ -19,7 +20,6 @@ from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats import label_blocks
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.stored import block_batches
 
 if TYPE_CHECKING:

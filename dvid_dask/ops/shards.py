@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from dvid_dask.boxes import INT32_MAX, INT32_MIN, Box
 from dvid_dask.datatypes.labelmap import LabelMap, keys
 from dvid_dask.datatypes.labelmap.blocks import READ_BATCH, Layout, blocks_in_box, decompress, tables_of
 from dvid_dask.datatypes.labelmap.mapping import Mapping
@@ -38,7 +39,6 @@ from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.sharding import Sharding
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import INT32_MAX, INT32_MIN, Box
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.precomputed import shard_grid

@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats.images import labels_of_rgba
-from dvid_dask.ops.boxes import Box, Point
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray

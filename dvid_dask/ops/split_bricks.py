@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import blocks_in_box, compress, decompress
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts
-from dvid_dask.ops.boxes import Box, Point
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.label_bricks import Counts, encode_counts, partition_of, rows_key
 from dvid_dask.ops.piles import Pile, by_mapping_page

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.labelmap import LabelMap, keys
 from dvid_dask.datatypes.labelmap.columns import pack
@@ -37,7 +38,6 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 from dvid_dask.errors import BadRequest, DvidError
 from dvid_dask.ops import job
 from dvid_dask.ops.agglomerate import bulk_labelmap
-from dvid_dask.ops.boxes import Box
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.ingest import reachable
 from dvid_dask.ops.job import LedgerPhase, Result

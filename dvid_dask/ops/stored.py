@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap, keys
 from dvid_dask.errors import NotSupported
-from dvid_dask.ops.boxes import Box, Point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import INT32_MAX, Box, Point, ceil_div
 from dvid_dask.datatypes.imageblk import Multichan16
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.v3draw import HEADER_BYTES, Header, parse_header
 from dvid_dask.ops import job
-from dvid_dask.ops.boxes import INT32_MAX, Box, Point, ceil_div
 from dvid_dask.ops.job import InstanceLedger, LedgerPhase, Result
 from dvid_dask.ops.progress import Progress
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dvid_dask.boxes import Box, ceil_div
 from dvid_dask.errors import BadRequest
-from dvid_dask.ops.boxes import Box, ceil_div
 from dvid_dask.ops.bricks import halved, plan_bricks
 
 points = st.tuples(*[st.integers(-5000, 5000)] * 3)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import dvid_dask
 from dvid_dask import ops
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, NotSupported
-from dvid_dask.ops.boxes import Box
 
 BLOCK = (4, 3, 2)
 blocks_st = st.frozensets(st.tuples(*[st.integers(-9, 9)] * 3), max_size=60)
