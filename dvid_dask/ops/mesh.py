@@ -26,9 +26,9 @@ from dvid_dask.formats.meshes.files import EXTENSIONS
 from dvid_dask.formats.meshes.shard import mesh_sharding
 from dvid_dask.ops import job
 from dvid_dask.ops.changed import changed_labels, check_since
-from dvid_dask.ops.export import nanometres
 from dvid_dask.ops.folders import end_job, ledger_at
 from dvid_dask.ops.job import LedgerPhase, ScratchLedger
+from dvid_dask.ops.levels import nanometres
 from dvid_dask.ops.mesh_bricks import MergePieces, MeshBricks, neighbours_before
 from dvid_dask.ops.mesh_files import FOLDER_FORMATS, FileWriter, FolderWriter, KeyWriter, ShardWriter, SupervoxelWriter
 from dvid_dask.ops.progress import Progress

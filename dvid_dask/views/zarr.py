@@ -23,7 +23,7 @@ import imagecodecs
 import msgspec
 import numpy as np
 
-from dvid_dask.formats import label_blocks
+from dvid_dask.formats import label_blocks, ome_zarr
 from dvid_dask.formats.compression import zstd_compress
 
 from .volume import Volume
@@ -125,33 +125,15 @@ class ZarrView:
     def group(self, *, consolidated: bool = False) -> dict[str, Any]:
         """The group's metadata; `consolidated`, with those of all that lies in it."""
         volume = self.volume
-        size, channels = volume.voxel_size, volume.channels > 1
-        datasets = []
-        for level in volume.levels:
-            step = 2**level.scale
-            # OME-Zarr places centres of voxels. The origin is the outer corner of voxel 0, as it is for neuroglancer in
-            # all other formats: one volume lies in one place, however it is read
-            first = [(a + 0.5) * step * s for a, s in zip(level.start, size, strict=True)]
-            scale = [s * step for s in size]
-            datasets.append(
-                {
-                    "path": f"s{level.scale}",
-                    "coordinateTransformations": [
-                        {"type": "scale", "scale": [1.0] * channels + scale},
-                        {"type": "translation", "translation": [0.0] * channels + first},
-                    ],
-                }
-            )
-        axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", volume.units, strict=True)]
-        multiscale = {
-            "name": volume.instance.name,
-            "axes": [{"name": "c", "type": "channel"}] * channels + axes,
-            "datasets": datasets,
-            "type": "majority" if volume.labels else "mean",
-        }
-        ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale] if datasets else []}
-        if volume.labels:
-            ome["image-label"] = {}
+        ome = ome_zarr.attributes(
+            volume.instance.name,
+            [(level.scale, level.start) for level in volume.levels],
+            volume.voxel_size,
+            volume.units,
+            labels=volume.labels,
+            channels=volume.channels,
+            dtype=volume.dtype.name,
+        )
         made: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
         if consolidated:
             below: dict[str, Any] = {f"s{level.scale}": self.array(level) for level in volume.levels}

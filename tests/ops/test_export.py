@@ -20,7 +20,7 @@ from tests.ops.model import majority
 from tests.ops.test_ingest import labelmap, mean_pyramid
 
 OFFSET = (-32, 0, 64)
-export_module = importlib.import_module("dvid_dask.ops.export")
+levels_module = importlib.import_module("dvid_dask.ops.levels")
 precomputed_module = importlib.import_module("dvid_dask.ops.precomputed")
 sharding_module = importlib.import_module("dvid_dask.formats.sharding")
 
@@ -215,9 +215,38 @@ def test_images(repo, tmp_path, format):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("format", ["zarr", "ome-zarr", "precomputed"])
+def test_colour_images(repo, tmp_path, format):
+    image = repo.new_instance("rgba8blk", "colours", {"BlockSize": "16,16,16"})
+    volume = np.random.default_rng(0).integers(0, 255, (40, 50, 61, 4), dtype=np.uint8)
+    image.write((-6, 0, 100), volume)
+    ops.export(image, str(tmp_path / "out"), format=format, progress=False)
+    url = (tmp_path / "out").as_uri() + "/"
+    if format == "precomputed":
+        info = json.loads((tmp_path / "out" / "info").read_text())
+        assert (info["num_channels"], info["data_type"]) == (4, "uint8")
+        found = ts.open({"driver": "neuroglancer_precomputed", "kvstore": url}).result()
+        np.testing.assert_array_equal(found.transpose([2, 1, 0, 3]).read().result(), volume)
+        return
+    node = zarr.open(tmp_path / "out", mode="r")
+    array = node if format == "zarr" else node["s0"]
+    assert array.metadata.dimension_names == ("c", "z", "y", "x")
+    np.testing.assert_array_equal(np.moveaxis(array[:], 0, -1), volume)
+    if format == "ome-zarr":
+        ome = node.attrs["ome"]
+        assert [a["name"] for a in ome["multiscales"][0]["axes"]] == ["c", "z", "y", "x"]
+        channels = ome["omero"]["channels"]
+        assert [(c["label"], c["color"], c["active"]) for c in channels] == [
+            ("red", "FF0000", True),
+            ("green", "00FF00", True),
+            ("blue", "0000FF", True),
+            ("alpha", "FFFFFF", False),
+        ]
+
+
 def test_an_interrupted_export_goes_on(seg, volume, tmp_path, monkeypatch):
     done = []
-    copy = export_module._Copy.__call__
+    copy = levels_module.Copy.__call__
 
     def dies_once(self, index):
         if len(done) == 2:
@@ -226,8 +255,8 @@ def test_an_interrupted_export_goes_on(seg, volume, tmp_path, monkeypatch):
         done.append((self.phase, index))
         return copy(self, index)
 
-    monkeypatch.setattr(export_module, "_EDGE", 32)
-    monkeypatch.setattr(export_module._Copy, "__call__", dies_once)
+    monkeypatch.setattr(levels_module, "_EDGE", 32)
+    monkeypatch.setattr(levels_module.Copy, "__call__", dies_once)
     where = str(tmp_path / "seg.zarr")
     with pytest.raises(RuntimeError, match="power cut"):
         ops.export(seg, where, progress=False)
