@@ -112,9 +112,8 @@ def plain(folder: str, scale: int, keep: float, workers: int) -> Row:
     out = Path(folder) / "plain"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    extents = seg.extents()
-    start = [v >> scale for v in extents.first]
-    shape = [(b >> scale) - a + 1 for a, b in zip(start, extents.last, strict=True)]
+    start, stop = seg.extents.at_scale(scale)
+    shape = [b - a for a, b in zip(start, stop, strict=True)]
     before = spent()
     with clock() as time:
         labels = seg.read(start, shape, scale=scale)

@@ -136,10 +136,10 @@ def composite(
     labels.check_open()
     client = job.find_client(client)
     job.check_reach(client, labels)
-    extents, held = labels.extents(), gray.extents
+    extents, held = labels.extents, gray.extents
     box = Box.of((0, 0, 0), (0, 0, 0))
     if extents is not None and held is not None:
-        box = Box.of(extents.first, [v + 1 for v in extents.last]).intersect(Box.of(*held))
+        box = extents.intersect(held)
     if not box:
         raise BadRequest(f"{labels.name!r} and {gray.name!r} have no voxel in common")
     made = job.job_name(op="composite", labels=labels.info.data_uuid, gray=gray.info.data_uuid, box=box)

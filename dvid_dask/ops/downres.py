@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest
@@ -95,7 +94,7 @@ def downres(
     >>> import dvid_dask
     >>> repo = dvid_dask.create("memory://").new_repo("fly")
     >>> gray = repo.new_instance("uint8blk", "grayscale")
-    >>> gray.write((0, 0, 0), np.full((64, 64, 64), 9, np.uint8))
+    >>> gray.write(np.full((64, 64, 64), 9, np.uint8), (0, 0, 0))
     >>> downres(gray, scales=2, progress=False).scales
     (1, 2)
     >>> gray.read_box((0, 0, 0), (1, 1, 3), scale=2)
@@ -176,5 +175,5 @@ def _task(instance: Datatype, ledger: InstanceLedger, phase: str, grid: Grid) ->
     if isinstance(instance, LabelMap):
         return LabelBricks(ledger, phase, instance.layout, grid)
     if isinstance(instance, ImageBlk) and instance.extents is not None:
-        return ImageBricks(ledger, phase, grid, Box.of(*instance.extents))
+        return ImageBricks(ledger, phase, grid, instance.extents)
     raise BadRequest(f"{instance.name!r} has no extents: nothing was written yet")

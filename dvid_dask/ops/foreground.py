@@ -69,7 +69,7 @@ def foreground_roi(
     >>> tissue = repo.new_instance("roi", "tissue")
     >>> voxels = np.zeros((32, 32, 96), np.uint8)
     >>> voxels[5, 5, 40] = 1
-    >>> gray.write((0, 0, 0), voxels)
+    >>> gray.write(voxels, (0, 0, 0))
     >>> foreground_roi(gray, tissue), tissue.spans.tolist()
     (1, [[0, 0, 1, 1]])
     """

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.boxes import Box, Point
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
-from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.restoring import begin_kept, end_kept
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.ops import job
@@ -423,7 +422,7 @@ def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
     max_label = max((r["max_label"] for r in results.values()), default=0)
 
     def finish(m: Mutation, space: TxSpace) -> None:
-        finish_labels(space, max_label, Extents(box.start, _last(box)))
+        finish_labels(space, max_label, box)
         m.log(instance, _record(plan, m, "ingest-labels"))
         end_kept(m, instance, begun)
 
@@ -455,11 +454,6 @@ def _ingest_image(run: _Run, instance: ImageBlk) -> Report:
 
     ledger.finish(finish)
     return run.report(results, resumed)
-
-
-def _last(box: Box) -> Point:
-    z, y, x = (v - 1 for v in box.stop)
-    return z, y, x
 
 
 def _record(plan: IngestPlan, m: Mutation, action: str) -> dict[str, Any]:

@@ -149,16 +149,10 @@ def plan_levels(
 
 
 def _extents(instance: Datatype, space: Space) -> Box:
-    if isinstance(instance, ImageBlk):
-        held = instance.extents
-        if held is not None:
-            return Box.of(*held)
-    elif isinstance(instance, LabelMap):
-        extents = instance.extents()
-        if extents is not None:
-            return Box.of(extents.first, [v + 1 for v in extents.last])
-    else:
+    if not isinstance(instance, ImageBlk | LabelMap):
         block_shape(instance)
+    elif instance.extents is not None:
+        return instance.extents
     raise BadRequest(f"{instance.name!r} is empty at version {instance.version.uuid}: there is nothing to write")
 
 
@@ -186,8 +180,7 @@ def _level(
     if isinstance(instance, LabelMap):
         if format == "precomputed":
             here = from_first_block(here, instance.block_shape)
-        last = [v - 1 for v in here.stop]
-        source = VoxelArray(space, instance.layout, scale, supervoxels, here.start, last)
+        source = VoxelArray(space, instance.layout, scale, supervoxels, here)
         itemsize = None
     elif isinstance(instance, ImageBlk):
         extents = instance.extents

@@ -681,7 +681,7 @@ class _Instance(Volume):
     def __init__(self, instance: Datatype) -> None:
         if isinstance(instance, LabelMap):
             array: Any = instance.array(supervoxels=True)
-            self._first = array.first
+            self._first = array.box.start
         elif isinstance(instance, ImageBlk):
             array = instance.pin()
             self._first = (0, 0, 0)  # counts from the first voxel itself

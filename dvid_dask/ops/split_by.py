@@ -187,7 +187,7 @@ def _identity(other: Any, volume: Volume) -> str:
 def _offset(other: Any, offset: Sequence[int] | None) -> tuple[int, ...]:
     if offset is None:
         if isinstance(other, LabelMap):
-            return tuple(int(v) for v in other.array(supervoxels=True).first)
+            return tuple(int(v) for v in other.array(supervoxels=True).box.start)
         return (0, 0, 0)
     if len(offset) != 3:
         raise BadRequest(f"the offset is a voxel (z, y, x), got {tuple(offset)}")

@@ -66,7 +66,7 @@ def _label_blocks(space: Space, scale: int) -> Iterator[NDArray[Any]]:
 
 def _image_blocks(instance: Datatype, space: Space, scale: int) -> Iterator[NDArray[Any]]:
     if isinstance(instance, ImageBlk) and instance.extents is not None:
-        box = Box.of(*instance.extents).at_scale(scale).cells(instance.block_shape)
+        box = instance.extents.at_scale(scale).cells(instance.block_shape)
         for part in instance.layout.stored_in(space, scale, box.start, box.stop):
             yield part[instance.layout.stored(space, scale, part)]
 

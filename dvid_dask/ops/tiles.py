@@ -106,7 +106,7 @@ def generate_tiles(
     >>> import dvid_dask
     >>> repo = dvid_dask.create("memory://").new_repo("fly")
     >>> gray = repo.new_instance("uint8blk", "gray")
-    >>> gray.write((0, 0, 0), np.full((32, 64, 96), 9, np.uint8))
+    >>> gray.write(np.full((32, 64, 96), 9, np.uint8), (0, 0, 0))
     >>> tiles = repo.new_instance("imagetile", "tiles", {"Source": "gray"})
     >>> generate_tiles(tiles, planes=["xy"], progress=False).tiles
     32

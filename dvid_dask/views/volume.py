@@ -81,10 +81,7 @@ class Volume:
         self.supervoxels = supervoxels
         self.labels = isinstance(instance, LabelMap)
         if isinstance(instance, LabelMap):
-            extents = instance.extents()
-            box: tuple[Sequence[int], Sequence[int]] | None = None
-            if extents is not None:
-                box = extents.first, [v + 1 for v in extents.last]
+            box = instance.extents
             self.dtype = np.dtype(np.uint64)
             self.channels, self.block = 1, instance.block_shape
             scales = list(range(instance.layout.levels + 1))

@@ -13,7 +13,7 @@ def stack(client, repo):
     voxels = np.random.default_rng(0).integers(0, 4000, (8, 16, 24, 3), dtype=np.uint16)
     image = client.app.state.server.datastore.repos[repo]["master"]["m"]
     image.set_channels("uint16", 3)
-    image.write((0, 0, 0), voxels)
+    image.write(voxels, (0, 0, 0))
     image.mutate(lambda m, space: image.write_ranges(space, [(0, 4000), (100, 3000), (0, 0)]))
     return url, voxels
 
@@ -53,7 +53,7 @@ def test_one_channel_is_shown_as_it_is(client, repo):
     image = client.app.state.server.datastore.repos[repo]["master"]["m"]
     image.set_channels("uint8", 1)
     voxels = np.arange(512, dtype=np.uint8).reshape(8, 8, 8)
-    image.write((0, 0, 0), voxels)
+    image.write(voxels, (0, 0, 0))
     np.testing.assert_array_equal(decode_image(client.get(f"{url}/xy/8_8/0_0_2").content), voxels[2])
     assert client.get(f"{url}/0_1_2/8_8_8/0_0_0?channel=1").content == voxels.tobytes()
 

@@ -21,7 +21,7 @@ def served(tmp_path_factory):
     labels = rng.integers(1, 6, (4, 6, 8)).astype(np.uint64).repeat(32, 0).repeat(32, 1).repeat(32, 2)[:128, :192, :256]
     with dvid_dask.create(str(folder), compact="never") as datastore:
         repo = datastore.new_repo("views")
-        repo.new_instance("uint8blk", "gray").write((32, 0, -64), gray)
+        repo.new_instance("uint8blk", "gray").write(gray, (32, 0, -64))
         seg = repo.new_instance("labelmap", "seg", {"MaxDownresLevel": "1"})
         seg.write(labels, (64, 0, -64))
         seg.merge(1, [2])

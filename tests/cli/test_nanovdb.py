@@ -19,7 +19,7 @@ def filled(store):
         repo = ds.repos.named("fly")
         seg = repo.new_instance("labelmap", "seg", {"BlockSize": "32,32,32", "MaxDownresLevel": "1"})
         seg.write(VOLUME, (0, 0, 0))
-        repo.new_instance("uint8blk", "gray").write((0, 0, 0), np.indices(VOLUME.shape).sum(0).astype(np.uint8))
+        repo.new_instance("uint8blk", "gray").write(np.indices(VOLUME.shape).sum(0).astype(np.uint8), (0, 0, 0))
     return store
 
 

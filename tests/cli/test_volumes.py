@@ -46,7 +46,7 @@ def test_a_plan_writes_nothing(cli, labels, store):
     cli("node", "new-instance", store, "master", "labelmap", "seg")
     plan = cli("ingest", path, store, "-i", "seg", "--plan").out
     assert "bricks" in plan
-    assert dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"].extents() is None
+    assert dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"].extents is None
 
 
 def test_an_image_goes_into_an_image_type(cli, store, tmp_path):

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from PIL import Image
 
 import dvid_dask
-from dvid_dask.datatypes.imageblk import ArbitraryPlane, BlocksWritten, Extents, ImageBlk, isotropic_size
+from dvid_dask.boxes import Box
+from dvid_dask.datatypes.imageblk import ArbitraryPlane, BlocksWritten, ImageBlk, isotropic_size
 from dvid_dask.datatypes.imageblk.boxes import cuts
 from dvid_dask.datatypes.imageblk.layout import MAX_SCALES, Layout
 from dvid_dask.datatypes.imageblk.planes import interpolate
@@ -63,7 +64,7 @@ def test_each_type_keeps_every_byte_on_both_sides_of_the_origin(repo, typename):
     voxels = noise((64, 32, 24, *image.layout.tail), image.dtype)
     if image.dtype.kind == "f":
         voxels[0, 0, :4] = [np.nan, np.inf, -0.0, np.float32(1e-45)]
-    image.write((-32, 16, -8), voxels)
+    image.write(voxels, (-32, 16, -8))
     assert image[:].tobytes() == voxels.tobytes()
     box = image.read_box((-40, 10, -10), (50, 12, 20))
     expected = np.zeros((50, 12, 20, *image.layout.tail), image.dtype)
@@ -74,7 +75,7 @@ def test_each_type_keeps_every_byte_on_both_sides_of_the_origin(repo, typename):
 
 def test_slabs_make_up_the_box_whatever_their_thickness(gray):
     voxels = noise((48, 32, 32))
-    gray.write((16, 0, -16), voxels)
+    gray.write(voxels, (16, 0, -16))
     whole = gray.read_box((3, -5, -20), (70, 30, 40))
     for slab_bytes in (1, 1300, 30 * 40 * 5, 1 << 20):
         slabs = list(gray.read_slabs((3, -5, -20), (70, 30, 40), slab_bytes=slab_bytes))
@@ -86,10 +87,10 @@ def test_slabs_make_up_the_box_whatever_their_thickness(gray):
 
 def test_a_stream_reads_the_state_it_began_with(gray):
     old, new = noise((64, 16, 16)), noise((64, 16, 16), seed=1)
-    gray.write((0, 0, 0), old)
+    gray.write(old, (0, 0, 0))
     slabs = gray.read_slabs((0, 0, 0), old.shape, slab_bytes=16**3)
     first = next(slabs)
-    gray.write((0, 0, 0), new)
+    gray.write(new, (0, 0, 0))
     np.testing.assert_array_equal(np.concatenate([first, *slabs]), old)
     np.testing.assert_array_equal(gray[:], new)
 
@@ -97,7 +98,7 @@ def test_a_stream_reads_the_state_it_began_with(gray):
 @pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2)])
 def test_slices(gray, axes):
     voxels = noise((32, 48, 64))
-    gray.write((0, 0, 0), voxels)
+    gray.write(voxels, (0, 0, 0))
     for _ in range(2):  # the second comes out of the cache
         image = gray.read_slice(axes, (20, 10), (7, 9, 11))
         depth, height, width = (slice(7, 17), slice(9, 19), slice(11, 31))
@@ -107,19 +108,19 @@ def test_slices(gray, axes):
             (1, 2): voxels[depth, 9:29, 11],
         }[axes]
         np.testing.assert_array_equal(image, expected)
-    gray.write((0, 0, 0), 255 - voxels)
+    gray.write(255 - voxels, (0, 0, 0))
     np.testing.assert_array_equal(gray.read_slice(axes, (20, 10), (7, 9, 11)), 255 - expected)
 
 
 def test_the_cache_of_slices_tells_versions_instances_and_scales_apart(repo):
     a, b = (repo.new_instance("uint8blk", name, {"blocksize": "8,8,8"}) for name in "ab")
-    a.write((0, 0, 0), np.full((8, 8, 8), 1, np.uint8))
-    b.write((0, 0, 0), np.full((8, 8, 8), 2, np.uint8))
+    a.write(np.full((8, 8, 8), 1, np.uint8), (0, 0, 0))
+    b.write(np.full((8, 8, 8), 2, np.uint8), (0, 0, 0))
     a.mutate(lambda m, space: a.bulk_write(space, np.full((8, 8, 8), 3, np.uint8), (0, 0, 0), 1))
     root = a.version
     root.commit()
     child = root.newversion()
-    child["a"].write((0, 0, 0), np.full((8, 8, 8), 4, np.uint8))
+    child["a"].write(np.full((8, 8, 8), 4, np.uint8), (0, 0, 0))
 
     def corner(image, scale=0):
         return int(image.read_slice((0, 1), (1, 1), (0, 0, 0), scale)[0, 0])
@@ -169,7 +170,7 @@ class Model(RuleBasedStateMachine):
             stop.append(b * n)
         box = tuple(slice(a + self.SIDE, b + self.SIDE) for a, b in zip(start, stop, strict=True))
         new = np.full_like(voxels[box], value)
-        image.write(start, new, aligned=aligned)
+        image.write(new, start, aligned=aligned)
         voxels = voxels.copy()
         voxels[box] = new
         touched = [range(a // n, -(-b // n)) for a, b, n in zip(start, stop, image.block_shape, strict=True)]
@@ -195,7 +196,7 @@ class Model(RuleBasedStateMachine):
         locked = [v for v in self.models if v not in self.open]
         if locked:
             with pytest.raises(LockedVersion):
-                self.image(data.draw(st.sampled_from(locked))).write((0, 0, 0), self.blank[:1, :1, :1])
+                self.image(data.draw(st.sampled_from(locked))).write(self.blank[:1, :1, :1], (0, 0, 0))
 
     @rule(data=st.data())
     def read(self, data):
@@ -207,7 +208,7 @@ class Model(RuleBasedStateMachine):
         box = tuple(slice(a + self.SIDE, b + self.SIDE) for a, b in corners)
         index = tuple(slice(a, b) for a, b in corners)
         np.testing.assert_array_equal(image[index], voxels[box])
-        assert image.extents == (None if extents is None else Extents(*extents))
+        assert image.extents == (None if extents is None else Box(*extents))
 
     @invariant()
     def stored_blocks_are_known(self):
@@ -238,7 +239,7 @@ TestModel.settings = settings(
 
 def test_a_write_is_one_commit_with_extents_and_log(gray):
     before = gray.view(0).token
-    gray.write((0, 0, 0), noise((16, 32, 16)), user="mary", app="test")
+    gray.write(noise((16, 32, 16)), (0, 0, 0), user="mary", app="test")
     (record,) = gray.history()
     assert (record.user, record.app) == ("mary", "test")
     assert record.record["Action"] == "post-raw"
@@ -252,7 +253,7 @@ def test_followers_hear_of_a_write_inside_its_commit(gray, monkeypatch):
     monkeypatch.setattr(
         "dvid_dask.versions.mutation.Mutation.publish", lambda m, source, event: heard.append((source.name, event))
     )
-    gray.write((0, 0, -16), noise((16, 16, 32)))
+    gray.write(noise((16, 16, 32)), (0, 0, -16))
     gray.write_block_span((1, 0, 0), noise((2, 16, 16, 16)))
     assert heard == [
         ("gray", BlocksWritten((0, 0, -16), (16, 16, 16))),
@@ -261,13 +262,13 @@ def test_followers_hear_of_a_write_inside_its_commit(gray, monkeypatch):
 
 
 def test_blocks_of_zeros_are_stored_and_differ_from_none(gray):
-    gray.write((0, 0, 0), np.zeros((16, 16, 32), np.uint8))
+    gray.write(np.zeros((16, 16, 32), np.uint8), (0, 0, 0))
     assert [at for at, _ in gray.read_blocks([(0, 0, 0), (0, 0, 1), (0, 0, 2)])] == [(0, 0, 0), (0, 0, 1)]
 
 
 def test_a_part_of_a_block_leaves_the_rest(gray):
     voxels = noise((16, 16, 16))
-    gray.write((0, 0, 0), voxels)
+    gray.write(voxels, (0, 0, 0))
     gray[3:5, -2:4, 15:17] = 9
     expected = np.zeros((16, 32, 32), np.uint8)
     expected[:, 16:, :16] = voxels
@@ -293,8 +294,8 @@ def test_a_region_limits_writes_and_masks_reads(repo):
         return (blocks.sum(axis=1) % 2) == 0
 
     ones, twos = np.full((8, 8, 8), 1, np.uint8), np.full((8, 8, 8), 2, np.uint8)
-    image.write((0, 0, 0), ones)
-    image.write((0, 0, 0), twos, mask=inside)
+    image.write(ones, (0, 0, 0))
+    image.write(twos, (0, 0, 0), mask=inside)
     blocks = np.indices((8, 8, 8)) // 4
     even = blocks.sum(axis=0) % 2 == 0
     np.testing.assert_array_equal(image[:], np.where(even, 2, 1))
@@ -306,13 +307,13 @@ def test_a_region_limits_writes_and_masks_reads(repo):
     np.testing.assert_array_equal(np.concatenate(list(slabs)), expected)
     np.testing.assert_array_equal(image.read_slice((0, 2), (5, 10), (1, 2, 3), mask=inside), expected[:, 0])
     with pytest.raises(BadRequest, match="whole blocks"):
-        image.write((1, 0, 0), ones, mask=inside)
+        image.write(ones, (1, 0, 0), mask=inside)
 
 
 @pytest.mark.parametrize("typename", ["uint16blk", "rgba8blk"])
 def test_outside_a_region_wide_voxels_are_zero(repo, typename):
     image = repo.new_instance(typename, "image", {"blocksize": "4,4,4", "background": "9"})
-    image.write((0, 0, 0), np.ones((4, 4, 8, *image.layout.tail), image.dtype))
+    image.write(np.ones((4, 4, 8, *image.layout.tail), image.dtype), (0, 0, 0))
     masked = image.read_box((0, 0, 0), (4, 4, 8), mask=lambda blocks: blocks[:, 2] == 0)
     assert masked[..., :4, :].all() if image.layout.tail else masked[..., :4].all()
     assert not masked[:, :, 4:].any()
@@ -333,10 +334,10 @@ def test_outside_a_region_wide_voxels_are_zero(repo, typename):
     ],
 )
 def test_what_is_no_box_of_voxels_is_refused_and_changes_nothing(gray, offset, voxels, says):
-    gray.write((0, 0, 0), noise((16, 16, 16)))
+    gray.write(noise((16, 16, 16)), (0, 0, 0))
     before = state(gray)
     with pytest.raises(BadRequest, match=says):
-        gray.write(offset, voxels)
+        gray.write(voxels, offset)
     assert state(gray) == before
 
 
@@ -344,7 +345,7 @@ def test_aligned_writes_refuse_parts_of_blocks(gray):
     before = state(gray)
     for offset, shape in (((8, 0, 0), (16, 16, 16)), ((0, 0, 0), (16, 16, 24)), ((0, -8, 0), (16, 16, 16))):
         with pytest.raises(BadRequest, match="whole blocks of 16_16_16"):
-            gray.write(offset, np.zeros(shape, np.uint8), aligned=True)
+            gray.write(np.zeros(shape, np.uint8), offset, aligned=True)
     assert state(gray) == before
 
 
@@ -371,9 +372,9 @@ def test_coordinates_reach_to_the_ends_of_int32(repo):
         image = repo.new_instance("uint8blk", f"image{block}", {"blocksize": block})
         for offset in ((LOW, LOW, LOW), (HIGH - 2, HIGH - 3, HIGH - 4), (LOW, HIGH - 3, 0)):
             voxels = noise((3, 4, 5))
-            image.write(offset, voxels)
+            image.write(voxels, offset)
             np.testing.assert_array_equal(image.read_box(offset, voxels.shape), voxels)
-        assert image.extents == Extents((LOW, LOW, LOW), (HIGH + 1, HIGH + 1, HIGH + 1))
+        assert image.extents == Box((LOW, LOW, LOW), (HIGH + 1, HIGH + 1, HIGH + 1))
         # a box around everything costs what is stored
         whole = [n * -(-(2**32) // n) for n in image.block_shape]
         start = [n * (LOW // n) for n in image.block_shape]
@@ -386,12 +387,12 @@ def test_coordinates_reach_to_the_ends_of_int32(repo):
 
 def test_concurrent_writers_lose_nothing(gray):
     def one(i):
-        gray.write((16 * i, 0, 0), np.full((16, 16, 16), i + 1, np.uint8))
+        gray.write(np.full((16, 16, 16), i + 1, np.uint8), (16 * i, 0, 0))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(12)))
     assert [int(gray[16 * i, 0, 0]) for i in range(12)] == list(range(1, 13))
-    assert gray.extents == Extents((0, 0, 0), (192, 16, 16))
+    assert gray.extents == Box((0, 0, 0), (192, 16, 16))
     assert len(list(gray.mutations())) == 12
 
 
@@ -432,7 +433,7 @@ def test_bad_block_spans_are_refused_and_change_nothing(gray):
 def test_payloads_have_the_form_that_the_compression_setting_names(repo, compression, typename):
     image = repo.new_instance(typename, "image", {"compression": compression, "blocksize": "8,8,8"})
     voxels = noise((8, 8, 16, *image.layout.tail), image.dtype)
-    image.write((0, 0, 8), voxels)
+    image.write(voxels, (0, 0, 8))
     size = image.layout.block_bytes
 
     def unpack(payload):
@@ -459,7 +460,7 @@ def test_jpeg_instances_give_every_reader_the_decoded_image(repo, block):
     d, h, w = image.block_shape
     z, y, x = np.indices((2 * d, h, 2 * w))
     voxels = (100 + 40 * np.sin(z / 5) + 20 * np.cos(x / 7) + y).astype(np.uint8)
-    image.write((-d, 0, 0), voxels)
+    image.write(voxels, (-d, 0, 0))
     read = image[:]
     assert np.abs(read.astype(int) - voxels).mean() < 3
     assert (read != voxels).any()
@@ -471,7 +472,7 @@ def test_jpeg_instances_give_every_reader_the_decoded_image(repo, block):
         assert dict(image.read_blocks([at]))[at] == payload
         assert dict(image.read_blocks([at], compression="uncompressed"))[at] == read[part].tobytes()
     flat = np.repeat(np.repeat(noise((1, 1, 8)), w, 2), d * h, 0).reshape(d, h, 8 * w)
-    image.write((0, 0, 0), flat)
+    image.write(flat, (0, 0, 0))
     np.testing.assert_allclose(image.read_box((0, 0, 0), flat.shape).astype(int), flat, atol=2)
     assert [at for at, _ in image.read_blocks_in((-2 * d, -h, -w), (4 * d, 3 * h, 12 * w))] == sorted(
         {(-1, 0, 0), (-1, 0, 1)} | {(0, 0, i) for i in range(8)}
@@ -483,7 +484,7 @@ def test_a_large_box_of_blocks_is_walked_through_and_gives_the_same(repo, monkey
     for compression in ("lz4", "jpeg"):
         image = repo.new_instance("uint8blk", compression, {"blocksize": "8,8,8", "compression": compression})
         for at in rng.integers(-20, 20, (30, 3)) * 8:
-            image.write(at.tolist(), np.full((8, 8, 8), 7, np.uint8))
+            image.write(np.full((8, 8, 8), 7, np.uint8), at.tolist())
         box = ((-80, -160, -160), (200, 320, 320))
         small = list(image.read_blocks_in(*box))
         monkeypatch.setattr("dvid_dask.datatypes.imageblk.layout._LOOKUPS", 0)
@@ -534,7 +535,7 @@ def test_planes_are_interpolated_exactly(data, typename):
         voxels = noise((8, 16, 16), image.dtype)
         if typename == "uint64blk":
             voxels |= np.uint64(1 << 63)  # beyond what a float holds
-        image.write((0, 0, 0), voxels)
+        image.write(voxels, (0, 0, 0))
         # multiples of a quarter are exact in floats, so that fractions tell the one right answer
         quarter = st.integers(-16, 160).map(lambda n: n / 4)
         corners = [tuple(data.draw(quarter) for _ in range(3)) for _ in range(3)]
@@ -550,7 +551,7 @@ def test_planes_along_axes_show_the_voxels_of_every_type(repo):
     for typename in TYPES:
         image = repo.new_instance(typename, typename, {"blocksize": "8,8,8", "voxelsize": "8,8,8"})
         voxels = noise((16, 16, 16, *image.layout.tail), image.dtype)
-        image.write((0, 0, 0), voxels)
+        image.write(voxels, (0, 0, 0))
         flat = ArbitraryPlane((0, 0, 40), (15 * 8, 0, 40), (0, 15 * 8, 40), 8, (8, 8, 8))
         assert image.read_plane(flat).tobytes() == voxels[5].tobytes()
         upright = ArbitraryPlane((24, 0, 0), (24, 15 * 8, 0), (24, 0, 15 * 8), 8, (8, 8, 8))
@@ -561,7 +562,7 @@ def test_planes_in_many_parts_and_before_the_first_write(repo, monkeypatch):
     image = repo.new_instance("uint8blk", "image", {"blocksize": "8,8,8", "background": "9"})
     plane = ArbitraryPlane((-20.0, 3, 0), (100, 77, 50), (-30, 90, 120), 3.3, (8, 8, 8))
     assert (image.read_plane(plane) == 9).all()
-    image.write((0, 0, 0), noise((16, 16, 16)))
+    image.write(noise((16, 16, 16)), (0, 0, 0))
     whole = image.read_plane(plane)
     monkeypatch.setattr("dvid_dask.datatypes.imageblk.methods.reading._PLANE_POINTS", 50)
     np.testing.assert_array_equal(image.read_plane(plane), whole)
@@ -649,17 +650,17 @@ def test_jpeg_is_for_single_bytes_only(repo):
 
 def test_extents_fall_back_to_the_settings_grow_and_can_be_overwritten(repo):
     image = repo.new_instance("uint8blk", "image", {"blocksize": "8,8,8", "minpoint": "1,2,3", "maxpoint": "10,20,30"})
-    assert image.extents == Extents((3, 2, 1), (31, 21, 11))
-    image.write((0, 0, -8), noise((8, 8, 8)))
-    assert image.extents == Extents((0, 0, -8), (31, 21, 11))
+    assert image.extents == Box((3, 2, 1), (31, 21, 11))
+    image.write(noise((8, 8, 8)), (0, 0, -8))
+    assert image.extents == Box((0, 0, -8), (31, 21, 11))
     image.set_extents((0, 0, 0), (1, 1, 1))
-    assert image.extents == Extents((0, 0, 0), (1, 1, 1))
+    assert image.extents == Box((0, 0, 0), (1, 1, 1))
     root = image.version
     root.commit()
     child = root.newversion()["image"]
-    child.write((8, 8, 8), noise((8, 8, 8)))
-    assert child.extents == Extents((0, 0, 0), (16, 16, 16))
-    assert root["image"].extents == Extents((0, 0, 0), (1, 1, 1))
+    child.write(noise((8, 8, 8)), (8, 8, 8))
+    assert child.extents == Box((0, 0, 0), (16, 16, 16))
+    assert root["image"].extents == Box((0, 0, 0), (1, 1, 1))
     for start, stop in (((0, 0, 0), (0, 1, 1)), ((0, 0, 0), (1, 1, 2**31 + 1))):
         with pytest.raises(BadRequest):
             child.set_extents(start, stop)
@@ -679,25 +680,25 @@ def test_resolution_holds_at_all_versions(gray):
 
 def test_versions_that_are_merged_unite_extents(repo):
     image = repo.new_instance("uint8blk", "image", {"blocksize": "8,8,8"})
-    image.write((0, 0, 0), noise((8, 8, 8)))
+    image.write(noise((8, 8, 8)), (0, 0, 0))
     image.version.commit()
     left, right = image.version.new_branch("left"), image.version.new_branch("right")
-    left["image"].write((0, 0, -16), np.full((8, 8, 8), 1, np.uint8))
-    right["image"].write((16, 0, 0), np.full((8, 8, 8), 2, np.uint8))
+    left["image"].write(np.full((8, 8, 8), 1, np.uint8), (0, 0, -16))
+    right["image"].write(np.full((8, 8, 8), 2, np.uint8), (16, 0, 0))
     left.commit()
     right.commit()
     merged = repo.merge([left, right])["image"]
-    assert merged.extents == Extents((0, 0, -16), (24, 8, 8))
+    assert merged.extents == Box((0, 0, -16), (24, 8, 8))
     assert (merged[0, 0, -16], merged[16, 0, 0]) == (1, 2)
 
 
 def test_a_diff_names_blocks(repo):
     image = repo.new_instance("uint8blk", "image", {"blocksize": "8,8,8"})
-    image.write((0, 0, 0), noise((8, 8, 8)))
+    image.write(noise((8, 8, 8)), (0, 0, 0))
     root = image.version
     root.commit()
     child = root.newversion()
-    child["image"].write((0, 8, -8), noise((8, 8, 8)))
+    child["image"].write(noise((8, 8, 8)), (0, 8, -8))
     view = child["image"].view()
     named = [child["image"].describe_change(key) for key, _ in view.scan()]
     assert {"scale": 0, "block": [-1, 1, 0]} in named
@@ -707,12 +708,12 @@ def test_a_diff_names_blocks(repo):
 
 def test_forced_writes_reach_the_descendants_that_still_agree(repo):
     image = repo.new_instance("uint8blk", "image", {"blocksize": "8,8,8"})
-    image.write((0, 0, 0), np.full((8, 8, 16), 1, np.uint8))
+    image.write(np.full((8, 8, 16), 1, np.uint8), (0, 0, 0))
     root = image.version
     root.commit()
     child = root.newversion()
-    child["image"].write((0, 0, 8), np.full((8, 8, 8), 2, np.uint8))
-    root["image"].write((0, 0, 0), np.full((8, 8, 16), 3, np.uint8), force=True)
+    child["image"].write(np.full((8, 8, 8), 2, np.uint8), (0, 0, 8))
+    root["image"].write(np.full((8, 8, 16), 3, np.uint8), (0, 0, 0), force=True)
     assert [int(root["image"][0, 0, x]) for x in (0, 8)] == [3, 3]
     assert [int(child["image"][0, 0, x]) for x in (0, 8)] == [3, 2]
 
@@ -751,16 +752,16 @@ def test_dask_arrays_are_lazy_pinned_and_pickle(repo):
     with pytest.raises(BadRequest, match="no extents"):
         image.to_dask()
     voxels = noise((24, 16, 40))
-    image.write((-8, 0, 3), voxels)
+    image.write(voxels, (-8, 0, 3))
     lazy = image.to_dask(chunks=16)
     assert lazy.chunks == ((16, 8), (16,), (13, 16, 11))  # chunks end between blocks
-    image.write((-8, 0, 3), 255 - voxels)
+    image.write(255 - voxels, (-8, 0, 3))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), voxels)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy))[5:7, 3, ::2].compute(), voxels[5:7, 3, ::2])
     np.testing.assert_array_equal(lazy[::-3, [4, 1], ::2].compute(), voxels[::-3, [4, 1], ::2])
     assert lazy.name != image.to_dask(chunks=16).name
     assert image.to_dask().name == image.to_dask().name
-    part = image.to_dask(extents=Extents((-10, 0, 0), (0, 4, 4)))
+    part = image.to_dask(extents=Box((-10, 0, 0), (0, 4, 4)))
     assert part.shape == (10, 4, 4)
     assert int(da.asarray(part)[0].sum()) == 0
     with pytest.raises(BadRequest, match="chunks"):
@@ -770,7 +771,7 @@ def test_dask_arrays_are_lazy_pinned_and_pickle(repo):
 def test_pinned_images_are_indexed_as_numpy_indexes(repo):
     image = repo.new_instance("rgba8blk", "image", {"blocksize": "8,8,8"})
     voxels = noise((8, 16, 8, 4))
-    image.write((8, 0, -8), voxels)
+    image.write(voxels, (8, 0, -8))
     pinned = image.pin()
     for key in (..., 3, -1, (slice(2, 5), ..., 1), (0, slice(None), slice(-3, None)), (slice(4, 2),), (1, 2, 3, 0)):
         np.testing.assert_array_equal(pinned[key], voxels[key])
@@ -787,7 +788,7 @@ def test_pinned_images_are_indexed_as_numpy_indexes(repo):
 
 def test_xarray_has_physical_coordinates(repo):
     image = repo.new_instance("rgba8blk", "image", {"blocksize": "8,8,8", "voxelsize": "4,4,40"})
-    image.write((0, -8, 0), noise((8, 8, 16, 4)))
+    image.write(noise((8, 8, 16, 4)), (0, -8, 0))
     array = image.to_xarray()
     assert array.dims == ("z", "y", "x", "channel")
     assert list(array.z.values[:2]) == [0, 40]
@@ -797,7 +798,7 @@ def test_xarray_has_physical_coordinates(repo):
 
 
 def test_indices_are_coordinates(gray):
-    gray.write((-16, 0, 0), noise((32, 16, 16)))
+    gray.write(noise((32, 16, 16)), (-16, 0, 0))
     np.testing.assert_array_equal(gray[-1], gray.read_box((-1, 0, 0), (1, 16, 16))[0])
     assert gray[-16:, ..., 3].shape == (32, 16)
     for bad in (gray.pin, "x", 1.5, True, None, (0, 0, 0, 0), (..., ...), np.array([1, 2]), slice("a", 3)):

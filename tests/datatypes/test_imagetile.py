@@ -182,7 +182,7 @@ def test_versions_have_their_own_tiles(repo, tiles):
 def test_on_demand_tiles_are_means_of_voxels(repo, dtype):
     image = repo.new_instance(f"{dtype}blk", "image", {"BlockSize": "8,8,8"})
     voxels = noise((16, 48, 64), dtype)
-    image.write((0, 0, 0), voxels)
+    image.write(voxels, (0, 0, 0))
     tiles = repo.new_instance("imagetile", "t", {"Source": "image", "OnDemand": "true"})
     tiles.set_levels(levels())
     expected = downsample.mean(downsample.mean(voxels[5:6], (1, 2, 2)), (1, 2, 2))[0]
@@ -193,7 +193,7 @@ def test_on_demand_tiles_are_means_of_voxels(repo, dtype):
     assert tiles.get("xy", 0, (4, 0, 0)) is None
     assert tiles.get("xy", 0, (0, 0, 16)) is None
     # what is written is seen at once, and a tile that was put wins
-    image.write((0, 0, 0), np.zeros_like(voxels))
+    image.write(np.zeros_like(voxels), (0, 0, 0))
     assert not tiles.picture("yz", 0, (20, 1, 0)).any()
     put = encode_image(noise((16, 16)), "png")[0]
     tiles.put("yz", 0, (20, 1, 0), put)
@@ -205,7 +205,7 @@ def test_on_demand_scales_come_from_the_image_itself(repo):
 
     image = repo.new_instance("uint8blk", "image", {"BlockSize": "16,16,16"})
     voxels = noise((64, 600, 1100))
-    image.write((0, 0, 0), voxels)
+    image.write(voxels, (0, 0, 0))
     tiles = repo.new_instance("imagetile", "t", {"Source": "image", "OnDemand": "true"})
     assert [len(tiles.levels.levels), tiles.levels.max_tile] == [3, (0, 0, 0)]
     flat = tiles.picture("xy", 1, (0, 0, 7))
@@ -217,7 +217,7 @@ def test_on_demand_scales_come_from_the_image_itself(repo):
 
 def test_a_tile_of_too_many_voxels_says_what_to_do(repo):
     image = repo.new_instance("uint8blk", "image")
-    image.write((0, 0, 0), noise((32, 32, 32)))
+    image.write(noise((32, 32, 32)), (0, 0, 0))
     tiles = repo.new_instance("imagetile", "t", {"Source": "image", "OnDemand": "true"})
     tiles.set_levels(levels(512, 6))
     with pytest.raises(BadRequest, match="downres"):

@@ -219,7 +219,7 @@ def test_images(repo, tmp_path, format):
 def test_colour_images(repo, tmp_path, format):
     image = repo.new_instance("rgba8blk", "colours", {"BlockSize": "16,16,16"})
     volume = np.random.default_rng(0).integers(0, 255, (40, 50, 61, 4), dtype=np.uint8)
-    image.write((-6, 0, 100), volume)
+    image.write(volume, (-6, 0, 100))
     ops.export(image, str(tmp_path / "out"), format=format, progress=False)
     url = (tmp_path / "out").as_uri() + "/"
     if format == "precomputed":

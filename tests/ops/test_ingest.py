@@ -35,8 +35,8 @@ def test_all_scales_and_index_are_those_of_the_model(repo, offset, edge):
     assert report.voxels == volume.size
     assert report.max_label == labels[-1]
     assert seg.next_labels.largest >= labels[-1]
-    assert seg.extents().first == offset
-    assert seg.extents().last == tuple(o + n - 1 for o, n in zip(offset, volume.shape, strict=True))
+    assert seg.extents.start == offset
+    assert seg.extents.stop == tuple(o + n for o, n in zip(offset, volume.shape, strict=True))
     assert ops.unfinished_jobs(seg) == {}
 
 

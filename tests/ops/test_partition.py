@@ -53,7 +53,7 @@ def test_what_is_stored_is_a_work_list_too(repo):
     gray = repo.new_instance("uint8blk", "gray")
     for label, x in ((1, -64), (2, 64)):
         seg.write(np.full((64, 64, 64), label, np.uint64), (64, 0, x))
-    gray.write((0, 0, 0), np.ones((32, 32, 64), np.uint8))
+    gray.write(np.ones((32, 32, 64), np.uint8), (0, 0, 0))
     assert ops.partition(seg, 1).region.spans.tolist() == [[1, 0, -1, -1], [1, 0, 1, 1]]
     assert ops.partition(gray, 4).active.tolist() == [2]
     sums = ops.map_partition(lambda brick: int(seg[brick.box.slices()].max()), ops.partition(seg, 1))

@@ -16,7 +16,7 @@ OFFSET = (-5, 3, 40)  # z, y, x
 @pytest.fixture
 def image(repo):
     image = repo.new_instance("uint16blk", "image", {"BlockSize": "16,16,4"})
-    image.write(OFFSET, np.random.default_rng(0).integers(0, 60000, (11, 40, 70), dtype=np.uint16))
+    image.write(np.random.default_rng(0).integers(0, 60000, (11, 40, 70), dtype=np.uint16), OFFSET)
     return image
 
 
@@ -93,7 +93,7 @@ def test_ranges_and_planes(repo, image):
 def test_formats(repo, format):
     image = repo.new_instance("uint8blk", "image", {"BlockSize": "16,16,16"})
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8) * 3, (16, 64, 64))
-    image.write((0, 0, 0), ramp)
+    image.write(ramp, (0, 0, 0))
     tiles = repo.new_instance("imagetile", "tiles", {"Source": "image", "Format": format})
     ops.generate_tiles(tiles, planes=["xy"], levels=levels(32, (2, 2, 2)), progress=False)
     error = np.abs(tiles.picture("xy", 1, (0, 0, 3)).astype(int) - downsample.mean(ramp[3:4], (1, 2, 2))[0])
@@ -166,12 +166,12 @@ def test_foreground(repo, monkeypatch):
     blocks = voxels.reshape(4, 8, 3, 8, 10, 8)
     spot = rng.integers(0, 8, 3)
     blocks[:, spot[0], :, spot[1], :, spot[2]] = np.where(full, 9, 0)
-    image.write((-16, 0, 8), voxels)
+    image.write(voxels, (-16, 0, 8))
     assert ops.foreground_roi(image, tissue, background=(0, 1, 2)) == full.sum()
     grid = np.indices((4, 3, 10)).reshape(3, -1).T
     np.testing.assert_array_equal(tissue.contains_blocks(grid + [-2, 0, 1]), full.reshape(-1))
     assert tissue.spans.shape[0] < full.sum()
-    image.write((-16, 0, 8), np.zeros_like(voxels))
+    image.write(np.zeros_like(voxels), (-16, 0, 8))
     assert ops.foreground_roi(image, tissue) == 0
     assert not len(tissue.spans)
 

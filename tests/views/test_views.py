@@ -67,7 +67,7 @@ def test_images(repo, typename, offset):
     tail = (4,) if typename == "rgba8blk" else ()
     voxels = waves((64, 96, 40, *tail), dtype)
     image = repo.new_instance(typename, "image", {"Background": "7"} if typename == "uint8blk" else {})
-    image.write(offset, voxels)
+    image.write(voxels, offset)
     view = ZarrView(image)
     array = zarr.open_group(ViewStore(view), mode="r")["s0"]
     start = array.attrs["offset"]
@@ -121,7 +121,7 @@ def test_labels_of_bodies_and_of_supervoxels(repo):
 
 def test_ome_zarr_says_where_voxels_are(repo):
     image = repo.new_instance("uint8blk", "gray", {"VoxelSize": "4,8,40"})
-    image.write((32, 64, 96), np.ones((32, 32, 32), np.uint8))
+    image.write(np.ones((32, 32, 32), np.uint8), (32, 64, 96))
     group = zarr.open_group(ViewStore(ZarrView(image)), mode="r")
     (multiscale,) = group.attrs["ome"]["multiscales"]
     assert [axis["name"] for axis in multiscale["axes"]] == ["z", "y", "x"]
@@ -134,7 +134,7 @@ def test_ome_zarr_says_where_voxels_are(repo):
 def test_jpeg_blocks_are_passed_on(repo):
     image = repo.new_instance("uint8blk", "gray", {"Compression": "jpeg"})
     voxels = (128 + 100 * np.sin(np.indices((32, 32, 64)).sum(0) / 20)).astype(np.uint8)
-    image.write((0, 0, 0), voxels)
+    image.write(voxels, (0, 0, 0))
     view = PrecomputedView(image)
     data, kind = view.get("8_8_8/0-32_0-32_0-32")
     assert kind == "image/jpeg"
@@ -198,7 +198,7 @@ def test_an_empty_instance(repo):
 
 def test_xarray_opens_stores(repo):
     gray = repo.new_instance("uint8blk", "gray")
-    gray.write((0, 0, 0), waves((64, 64, 64), np.uint8))
+    gray.write(waves((64, 64, 64), np.uint8), (0, 0, 0))
     seg = repo.new_instance("labelmap", "seg", {"MaxDownresLevel": "1"})
     seg.write(np.full((64, 64, 64), 3, np.uint64), (0, 0, 0))
     place = repo.datastore.url

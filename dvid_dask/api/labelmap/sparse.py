@@ -120,6 +120,6 @@ def get_sparsevols_coarse(call: Call) -> Response:
 def get_sparsevol_size(call: Call) -> Response:
     """Voxels, blocks and block-aligned box of a body, or of a supervoxel with ``supervoxels=true``."""
     voxels, blocks, box = of(call).sparse_size(label_arg(call), supervoxels=call.flag("supervoxels"))
-    low, high = list(box.first[::-1]), list(box.last[::-1])
+    low, high = list(box.start[::-1]), [v - 1 for v in box.stop[::-1]]
     body = f'{{"voxels": {voxels}, "numblocks": {blocks}, "minvoxel": {low}, "maxvoxel": {high}}}'
     return text(body, media_type="application/json")

@@ -70,18 +70,16 @@ def volume_of(version: Version, info: InstanceInfo) -> Volume | None:
     if not labels and info.typename not in IMAGES:
         return None
     instance: Any = version.instance(info)
-    extents = instance.extents() if labels else instance.extents
+    extents = instance.extents
     if extents is None:
         return None
     if labels:
-        start, stop = extents.first, [last + 1 for last in extents.last]
         scales = tuple(range(1, instance.layout.levels + 1))
     else:
-        start, stop = extents.start, extents.stop
         scales = tuple(sorted(s for s in instance.scales() if s))
-    if any(a == b for a, b in zip(start, stop, strict=True)):
+    if not extents:
         return None
-    (z, y, x), (c, b, a) = start, stop
+    (z, y, x), (c, b, a) = extents
     return Volume((x, y, z), (a, b, c), instance.voxel_size[::-1], str(instance.voxel_units[-1]), scales, labels)
 
 

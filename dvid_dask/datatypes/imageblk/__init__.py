@@ -1,6 +1,5 @@
 """Images in blocks, per version: uint8blk, uint16blk, uint32blk, uint64blk, float32blk, rgba8blk and multichan16."""
 
-from .boxes import Extents
 from .events import BlocksWritten
 from .image import (
     Float32Blk,
@@ -18,7 +17,6 @@ from .planes import ArbitraryPlane, isotropic_size
 __all__ = [
     "ArbitraryPlane",
     "BlocksWritten",
-    "Extents",
     "Float32Blk",
     "ImageBlk",
     "MAX_CHANNELS",

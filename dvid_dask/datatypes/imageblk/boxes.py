@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.errors import BadRequest
 
 from .layout import INT32_MAX, INT32_MIN, MAX_SCALES, Layout
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Extents",
     "blocks_of",
     "check_aligned",
     "check_blocks",
@@ -30,31 +30,6 @@ __all__ = [
     "slices",
     "to_extents",
 ]
-
-
-class Extents(NamedTuple):
-    """What an image covers: first and one past the last voxel, z, y, x."""
-
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Length in z, y, x."""
-        z, y, x = (b - a for a, b in zip(self.start, self.stop, strict=True))
-        return z, y, x
-
-    def at_scale(self, scale: int) -> Extents:
-        """The voxels of a coarser scale that these are part of.
-
-        Examples
-        --------
-        >>> Extents((0, -3, 1), (4, 4, 2)).at_scale(1)
-        Extents(start=(0, -2, 0), stop=(2, 2, 1))
-        """
-        a, b, c = (v >> scale for v in self.start)
-        d, e, f = (-(-v >> scale) for v in self.stop)
-        return Extents((a, b, c), (d, e, f))
 
 
 def check_scale(scale: int) -> int:
@@ -87,10 +62,10 @@ def check_box(offset: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, i
     return (z, y, x), (d, h, w)
 
 
-def to_extents(offset: tuple[int, int, int], shape: Sequence[int]) -> Extents:
+def to_extents(offset: tuple[int, int, int], shape: Sequence[int]) -> Box:
     """A box by its two corners."""
     z, y, x = (a + n for a, n in zip(offset, shape, strict=True))
-    return Extents(offset, (z, y, x))
+    return Box(offset, (z, y, x))
 
 
 def is_aligned(layout: Layout, offset: Sequence[int], shape: Sequence[int]) -> bool:
@@ -150,7 +125,7 @@ def cuts(start: int, stop: int, block: int, most: int) -> Iterator[tuple[int, in
         at = end
 
 
-def points(extents: Extents | None) -> dict[str, Any]:
+def points(extents: Box | None) -> dict[str, Any]:
     """Extents in the words of the REST API."""
     if extents is None:
         return {"MinPoint": None, "MaxPoint": None}
@@ -180,7 +155,7 @@ def index_parts(key: Any, ndim: int = 3) -> list[Any]:
     return parts
 
 
-def parse_index(key: Any, extents: Extents | None) -> tuple[Extents, tuple[Any, ...]]:
+def parse_index(key: Any, extents: Box | None) -> tuple[Box, tuple[Any, ...]]:
     """The box that an index means, and what drops the axes it has single numbers for."""
     low: list[int] = []
     high: list[int] = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .boxes import Extents
+from dvid_dask.boxes import Box
 
-__all__ = ["decode", "encode", "of_points", "united"]
+__all__ = ["decode", "encode", "of_points"]
 
 
 class _Record(msgspec.Struct, frozen=True, rename="pascal"):
@@ -21,36 +21,27 @@ class _Record(msgspec.Struct, frozen=True, rename="pascal"):
 _decode = msgspec.json.Decoder(_Record).decode
 
 
-def of_points(low: Sequence[int], high: Sequence[int]) -> Extents:
+def of_points(low: Sequence[int], high: Sequence[int]) -> Box:
     """Extents by their first and last voxel, x, y, z.
 
     Examples
     --------
     >>> of_points((0, 0, -64), (127, 63, -1))
-    Extents(start=(-64, 0, 0), stop=(0, 64, 128))
+    Box(start=(-64, 0, 0), stop=(0, 64, 128))
     """
     a, b, c = reversed(low)
     d, e, f = (v + 1 for v in reversed(high))
-    return Extents((a, b, c), (d, e, f))
+    return Box((a, b, c), (d, e, f))
 
 
-def decode(value: bytes) -> Extents:
+def decode(value: bytes) -> Box:
     """Extents from their record."""
     record = _decode(value)
     return of_points(record.min_point, record.max_point)
 
 
-def encode(extents: Extents) -> bytes:
+def encode(extents: Box) -> bytes:
     """The record of extents."""
     a, b, c = reversed(extents.start)
     d, e, f = (v - 1 for v in reversed(extents.stop))
     return msgspec.json.encode(_Record((a, b, c), (d, e, f)))
-
-
-def united(a: Extents | None, b: Extents) -> Extents:
-    """The box around two boxes."""
-    if a is None:
-        return b
-    z, y, x = map(min, a.start, b.start)
-    r, q, p = map(max, a.stop, b.stop)
-    return Extents((z, y, x), (r, q, p))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import CONFLICT, register
 
 from . import extents as extents_record
-from .boxes import Extents
 from .layout import EXTENTS_KEY
 from .methods.arrays import Arrays
 
@@ -30,12 +31,12 @@ class ImageBlk(Arrays):
     >>> import dvid_dask, numpy as np
     >>> repo = dvid_dask.create("memory://").new_repo()
     >>> gray = repo.new_instance("uint8blk", "grayscale", {"blocksize": "64,64,64"})
-    >>> gray.write((0, 0, -64), np.full((64, 64, 128), 7, np.uint8))
+    >>> gray.write(np.full((64, 64, 128), 7, np.uint8), (0, 0, -64))
     >>> gray[0, 10:12, -2:3]
     array([[7, 7, 7, 7, 7],
            [7, 7, 7, 7, 7]], dtype=uint8)
     >>> gray.extents
-    Extents(start=(0, 0, -64), stop=(64, 64, 64))
+    Box(start=(0, 0, -64), stop=(64, 64, 64))
     >>> gray.to_dask().mean().compute()
     np.float64(7.0)
     """
@@ -57,11 +58,8 @@ class ImageBlk(Arrays):
     def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
         """Extents of several parents are united; blocks that both changed are a conflict."""
         if key == EXTENTS_KEY and all(value is not None for value in values):
-            known: Extents | None = None
-            for value in values:
-                known = extents_record.united(known, extents_record.decode(value or b""))
-            if known is not None:
-                return extents_record.encode(known)
+            held = [extents_record.decode(value) for value in values if value is not None]
+            return extents_record.encode(functools.reduce(Box.union, held))
         return CONFLICT
 
 

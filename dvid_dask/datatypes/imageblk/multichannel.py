@@ -19,9 +19,8 @@ from .settings import MAX_BLOCK_BYTES, parse_settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dvid_dask.boxes import Box
     from dvid_dask.versions.version import Version
-
-    from .boxes import Extents
 
 __all__ = ["MAX_CHANNELS", "Multichan16"]
 
@@ -42,7 +41,7 @@ class Multichan16(ImageBlk):
     >>> import dvid_dask, numpy as np
     >>> stack = dvid_dask.create("memory://").new_repo().new_instance("multichan16", "stack")
     >>> stack.set_channels("uint16", 2)
-    >>> stack.write((0, 0, 0), np.arange(32 * 32 * 32 * 2, dtype=np.uint16).reshape(32, 32, 32, 2))
+    >>> stack.write(np.arange(32 * 32 * 32 * 2, dtype=np.uint16).reshape(32, 32, 32, 2), (0, 0, 0))
     >>> stack.composite((0, 1), (2, 1), (0, 0, 0)).tolist()
     [[[0, 0, 0, 255], [0, 0, 0, 255]]]
     """
@@ -117,7 +116,7 @@ class Multichan16(ImageBlk):
             self.update_settings(DataType=dtype, NumChannels=count)
             self._channels_known()
 
-    def _properties(self, extents: Extents | None) -> dict[str, Any]:
+    def _properties(self, extents: Box | None) -> dict[str, Any]:
         shown = super()._properties(extents)
         return {**shown, "Values": shown["Values"] or None, "NumChannels": len(self.labels)}
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .boxes import Extents, index_parts
+from dvid_dask.boxes import Box
+
+from .boxes import index_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +26,7 @@ class PinnedImage:
 
     Attributes
     ----------
-    extents : Extents
+    extents : Box
         The box in voxels of the scale; index 0 of the array is its start.
     shape, dtype, ndim
         As an array's.
@@ -36,7 +38,7 @@ class PinnedImage:
         Equal tokens mean equal voxels.
     """
 
-    def __init__(self, image: Bulk, space: Space, scale: int, extents: Extents) -> None:
+    def __init__(self, image: Bulk, space: Space, scale: int, extents: Box) -> None:
         self._image = image
         self._space = space
         self.scale = scale

@@ -47,7 +47,7 @@ class ImageTile(Datatype):
     >>> import dvid_dask, numpy as np
     >>> repo = dvid_dask.create("memory://").new_repo()
     >>> gray = repo.new_instance("uint8blk", "gray")
-    >>> gray.write((0, 0, 0), np.full((32, 64, 64), 7, np.uint8))
+    >>> gray.write(np.full((32, 64, 64), 7, np.uint8), (0, 0, 0))
     >>> tiles = repo.new_instance("imagetile", "tiles", {"Source": "gray", "OnDemand": "true"})
     >>> tiles.picture("xz", 0, (0, 5, 0))[30:34, 0].tolist()
     [7, 7, 0, 0]

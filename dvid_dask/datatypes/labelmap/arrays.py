@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap.blocks import Layout
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.voxels import check_box, read_box
@@ -30,16 +30,15 @@ class VoxelArray:
 
     Attributes
     ----------
-    first, last
-        The extents at the scale, both inclusive: where open ends of slices lie, and what `to_dask` covers.
+    box
+        The extents at the scale: where open ends of slices lie, and what `to_dask` covers.
     """
 
     space: Space
     layout: Layout
     scale: int
     supervoxels: bool
-    first: Point
-    last: Sequence[int]
+    box: Box
 
     dtype: ClassVar[np.dtype[np.uint64]] = np.dtype(np.uint64)
     ndim: ClassVar[int] = 3
@@ -47,8 +46,7 @@ class VoxelArray:
     @property
     def shape(self) -> Point:
         """Voxels of the extents."""
-        z, y, x = (b - a + 1 for a, b in zip(self.first, self.last, strict=True))
-        return z, y, x
+        return self.box.shape
 
     def resolve(self, box: Any) -> tuple[list[int], list[int], tuple[int, ...]]:
         """Offset and shape of an index expression, and the axes that a number takes away.
@@ -70,8 +68,8 @@ class VoxelArray:
             if isinstance(part, slice):
                 if part.step not in (None, 1):
                     raise IndexError("voxels are read without a step; take every n-th of the array you get")
-                start = self.first[axis] if part.start is None else operator.index(part.start)
-                stop = self.last[axis] + 1 if part.stop is None else operator.index(part.stop)
+                start = self.box.start[axis] if part.start is None else operator.index(part.start)
+                stop = self.box.stop[axis] if part.stop is None else operator.index(part.stop)
                 offset.append(start)
                 shape.append(max(0, stop - start))
             else:
@@ -89,7 +87,7 @@ class VoxelArray:
         return read_box(self.space, self.layout, mapping, offset, shape, self.scale).squeeze(dropped)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, self.space.token, self.space.prefix, self.scale, self.supervoxels, self.first)
+        return (type(self).__name__, self.space.token, self.space.prefix, self.scale, self.supervoxels, self.box)
 
     def to_dask(self, chunks: Any = None) -> Any:
         """A lazy `dask.array` of the extents; chunks begin at block borders unless given otherwise."""
@@ -99,7 +97,7 @@ class VoxelArray:
         shape = self.shape
         if chunks is None:
             sides = [4 * b for b in self.layout.block_shape]
-            chunks = tuple(_aligned(f, n, s) for f, n, s in zip(self.first, shape, sides, strict=True))
+            chunks = tuple(_aligned(f, n, s) for f, n, s in zip(self.box.start, shape, sides, strict=True))
         source = _FromFirst(self)
         return dask.array.from_array(source, chunks, name=f"labelmap-{tokenize(self)}", asarray=False, meta=_META)
 
@@ -134,6 +132,6 @@ class _FromFirst:
     def __getitem__(self, box: tuple[slice, slice, slice]) -> NDArray[np.uint64]:
         moved = tuple(
             slice(s.start + f, s.stop + f) if isinstance(s, slice) else s + f
-            for s, f in zip(box, self.array.first, strict=True)
+            for s, f in zip(box, self.array.box.start, strict=True)
         )
         return self.array[moved]

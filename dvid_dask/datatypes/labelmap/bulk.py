@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
-from dvid_dask.datatypes.labelmap.extents import Extents, grow_extents, raise_max_label
+from dvid_dask.datatypes.labelmap.extents import grow_extents, raise_max_label
 from dvid_dask.datatypes.labelmap.index import Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import Rows
@@ -68,7 +69,7 @@ class IndexRows:
     block_zyx: NDArray[np.int32]
     supervoxel: NDArray[np.uint64]
     count: NDArray[np.uint32]
-    extents: Extents | None = None
+    extents: Box | None = None
     max_label: int = 0
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class IndexRows:
     def join(cls, parts: Iterable[IndexRows]) -> IndexRows:
         """The rows of several bricks."""
         listed = list(parts)
-        extents: Extents | None = None
+        extents: Box | None = None
         for p in listed:
             if p.extents is not None:
                 extents = p.extents if extents is None else extents.union(p.extents)
@@ -198,7 +199,7 @@ def _store_dense(
     if rows[0].size:
         shape = np.array(dense.shape)
         start = first * np.array(layout.block_shape)
-        extents = Extents.of(start, start + shape - 1)
+        extents = Box.of(start, start + shape)
     found = with_vanished(layout, coords, rows, olds)
     return IndexRows(*found, extents, int(rows[1].max(initial=0)))
 
@@ -274,7 +275,7 @@ def store_blocks(
     real = label != 0
     found = with_vanished(layout, coords, (number[real], label[real], count[real]), olds)
     shape = np.array(layout.block_shape)
-    extents = Extents.of(coords.min(axis=0) * shape, (coords.max(axis=0) + 1) * shape - 1)
+    extents = Box.of(coords.min(axis=0) * shape, (coords.max(axis=0) + 1) * shape)
     return IndexRows(*found, extents, int(label.max(initial=0)))
 
 
@@ -376,7 +377,7 @@ def bodies_of(space: Space, rows: IndexRows) -> NDArray[np.uint64]:
     return Mapping(space).bodies(rows.supervoxel)
 
 
-def finish(space: TxSpace, max_label: int, extents: Extents | None) -> None:
+def finish(space: TxSpace, max_label: int, extents: Box | None) -> None:
     """Note the largest label and the extents of a bulk load in the version."""
     raise_max_label(space, max_label)
     if extents is not None:

@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike
-
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Extents", "grow_extents", "max_label", "raise_max_label", "read_extents", "set_extents", "united"]
-
-Point = tuple[int, int, int]
+__all__ = ["grow_extents", "max_label", "raise_max_label", "read_extents", "set_extents", "united"]
 
 
-@dataclass(frozen=True)
-class Extents:
-    """First and last voxel (z, y, x), both inclusive.
+class _Record(msgspec.Struct, frozen=True):
+    """Extents as they are stored: (z, y, x), both ends inside."""
+
+    first: tuple[int, int, int]
+    last: tuple[int, int, int]
+
+
+_decode = msgspec.json.Decoder(_Record).decode
+
+
+def decode(value: bytes) -> Box:
+    """Extents from their record."""
+    record = _decode(value)
+    return Box.of(record.first, [v + 1 for v in record.last])
+
+
+def encode(extents: Box) -> bytes:
+    """The record of extents.
 
     Examples
     --------
-    >>> Extents((0, 0, 0), (9, 9, 9)).union(Extents((5, 5, 5), (19, 6, 6)))
-    Extents(first=(0, 0, 0), last=(19, 9, 9))
+    >>> encode(Box.of((0, 0, -64), (64, 64, 64)))
+    b'{"first":[0,0,-64],"last":[63,63,63]}'
     """
-
-    first: Point
-    last: Point
-
-    @classmethod
-    def of(cls, first: ArrayLike, last: ArrayLike) -> Extents:
-        """Extents from anything array-like (z, y, x)."""
-        (az, ay, ax), (bz, by, bx) = np.asarray(first).tolist(), np.asarray(last).tolist()
-        return cls((az, ay, ax), (bz, by, bx))
-
-    def union(self, other: Extents) -> Extents:
-        """The smallest extents that hold both."""
-        return Extents.of(np.minimum(self.first, other.first), np.maximum(self.last, other.last))
+    z, y, x = (v - 1 for v in extents.stop)
+    return msgspec.json.encode(_Record(extents.start, (z, y, x)))
 
 
-def read_extents(space: AnySpace) -> Extents | None:
+def read_extents(space: AnySpace) -> Box | None:
     """Extents of this version, or None."""
     value = space.get(keys.EXTENTS)
-    return None if value is None else msgspec.json.decode(value, type=Extents)
+    return None if value is None else decode(value)
 
 
-def set_extents(space: TxSpace, extents: Extents) -> None:
+def set_extents(space: TxSpace, extents: Box) -> None:
     """Replace the extents of this version."""
-    space.put(keys.EXTENTS, msgspec.json.encode(extents))
+    space.put(keys.EXTENTS, encode(extents))
 
 
-def grow_extents(space: TxSpace, extents: Extents) -> None:
+def grow_extents(space: TxSpace, extents: Box) -> None:
     """Make the extents of this version hold these too; nothing is written if they do."""
     old = read_extents(space)
     new = extents if old is None else old.union(extents)
@@ -89,7 +89,4 @@ def raise_max_label(space: TxSpace, label: int, slot: int | None = None) -> None
 
 def united(values: Sequence[bytes]) -> bytes:
     """Stored extents that hold all of these."""
-    first, *others = [msgspec.json.decode(v, type=Extents) for v in values]
-    for other in others:
-        first = first.union(other)
-    return msgspec.json.encode(first)
+    return encode(functools.reduce(Box.union, map(decode, values)))

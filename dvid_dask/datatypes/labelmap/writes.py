@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import bulk, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress
 from dvid_dask.datatypes.labelmap.downres import update_scales
-from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel, stream_parallel
 from dvid_dask.errors import BadRequest
@@ -243,8 +243,8 @@ def store(
     if scale == 0:
         shape = np.array(layout.block_shape)
         first = blocks.block_zyx.min(axis=0).astype(np.int64) * shape
-        last = (blocks.block_zyx.max(axis=0).astype(np.int64) + 1) * shape - 1
-        bulk.finish(space, blocks.max_label, Extents.of(first, last))
+        stop = (blocks.block_zyx.max(axis=0).astype(np.int64) + 1) * shape
+        bulk.finish(space, blocks.max_label, Box.of(first, stop))
         if downres:
             coordinates = [(z, y, x) for z, y, x in blocks.block_zyx.tolist()]
             update_scales(space, layout, dict(zip(coordinates, blocks.values, strict=True)))

@@ -55,7 +55,7 @@ def served(tmp_path_factory):
     labels = (1 + x + 2 * y + 4 * z).astype(np.uint64)
     with dvid_dask.create(str(folder), compact="never") as datastore:
         repo = datastore.new_repo("octants", "eight bodies")
-        repo.new_instance("uint8blk", "gray").write((0, 0, 0), gray)
+        repo.new_instance("uint8blk", "gray").write(gray, (0, 0, 0))
         seg = repo.new_instance("labelmap", "seg", {"MaxDownresLevel": "1"})
         seg.write(labels, (0, 0, 0))
         root = repo["master"]

@@ -129,8 +129,8 @@ def check_index(seg, model):
         voxels, count, box = seg.sparse_size(body)
         assert (voxels, count) == (header.voxels, len(blocks))
         low, high = np.min(list(blocks), axis=0), np.max(list(blocks), axis=0) + 1
-        assert box.first == tuple((low * model.grid.block).tolist())
-        assert box.last == tuple((high * model.grid.block - 1).tolist())
+        assert box.start == tuple((low * model.grid.block).tolist())
+        assert box.stop == tuple((high * model.grid.block).tolist())
 
 
 def check_mapping(seg, model):
@@ -144,8 +144,8 @@ def check_mapping(seg, model):
     assert entries == {s: b for s, b in model.mapping.items() if s != b}
     assert seg.max_label() == model.max_label
     assert seg.next_labels.next == model.ids.next
-    extents = seg.extents()
-    assert (None if extents is None else (extents.first, extents.last)) == model.extents
+    extents = seg.extents
+    assert (None if extents is None else (extents.start, tuple(v - 1 for v in extents.stop))) == model.extents
 
 
 # ------------------------------------------------------------------ sparse volumes

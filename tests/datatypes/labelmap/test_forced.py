@@ -77,6 +77,6 @@ def test_extents_of_both_count(family):
     seg, a, b = family
     a.write(full(30), (0, 0, 96))
     seg.set_extents((-16, 0, 0), (10, 10, 10), force=True)
-    assert a.extents().first == (0, 0, -16)
-    assert a.extents().last[2] == 111
-    assert b.extents().last == (10, 10, 10)
+    assert a.extents.start == (0, 0, -16)
+    assert a.extents.stop[2] == 112
+    assert b.extents.stop == (11, 11, 11)

@@ -310,7 +310,7 @@ def test_what_is_kept_of_both_sides():
     b.merge(3, [4], user="ben")
     m = merged(a, b)
     assert m.max_label() >= last
-    assert m.extents().last == (47, 31, 31)
+    assert m.extents.stop == (48, 32, 32)
     assert m.header(1).stamp.user == "ann"
     assert m.header(3).stamp.user == "ben"
     assert m.next_labels.next > last

@@ -82,7 +82,7 @@ def test_values_of_an_image(repo, seg, volume, typename, kept):
     image = repo.new_instance(typename, "em", {"BlockSize": "32,32,32"})
     low = np.array([-32, 0, -64])
     gray = rng.integers(0, 60000, (96, 64, 96)).astype(image.dtype)
-    image.write(low.tolist(), gray)
+    image.write(gray, low.tolist())
     label = int(np.unique(volume)[2])
     body = seg.nanovdb(label, image=image)
     x, y, z = body.leaves.coordinates().T

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.imageblk.boxes import Extents, check_scale, cuts
+from dvid_dask.boxes import Box
+from dvid_dask.datatypes.imageblk.boxes import check_scale, cuts
 from dvid_dask.datatypes.imageblk.methods.bulk import Bulk
 from dvid_dask.datatypes.imageblk.pinned import PinnedImage
 from dvid_dask.errors import BadRequest
@@ -22,7 +23,7 @@ __all__ = ["Arrays"]
 class Arrays(Bulk):
     """dask and xarray over an image at a version."""
 
-    def pin(self, scale: int = 0, extents: Extents | None = None) -> PinnedImage:
+    def pin(self, scale: int = 0, extents: Box | None = None) -> PinnedImage:
         """An array of one scale in today's state, that pickles and reads the same voxels anywhere.
 
         Parameters
@@ -49,7 +50,7 @@ class Arrays(Bulk):
         return PinnedImage(self, space, scale, box)
 
     def to_dask(
-        self, scale: int = 0, chunks: int | Sequence[int] | None = None, extents: Extents | None = None
+        self, scale: int = 0, chunks: int | Sequence[int] | None = None, extents: Box | None = None
     ) -> dask.array.Array:
         """The image as a lazy dask array over its extents, pinned to today's state.
 
@@ -97,7 +98,7 @@ class Arrays(Bulk):
         )
 
     def to_xarray(
-        self, scale: int = 0, chunks: int | Sequence[int] | None = None, extents: Extents | None = None
+        self, scale: int = 0, chunks: int | Sequence[int] | None = None, extents: Box | None = None
     ) -> xarray.DataArray:
         """The image as a lazy DataArray, with the physical positions of voxel centres as coordinates.
 

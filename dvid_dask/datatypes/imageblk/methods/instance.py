@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
 from dvid_dask.datatypes.imageblk import extents as extents_record
-from dvid_dask.datatypes.imageblk.boxes import Extents, check_box, points, to_extents
+from dvid_dask.datatypes.imageblk.boxes import check_box, points, to_extents
 from dvid_dask.datatypes.imageblk.layout import EXTENTS_KEY, Layout
 from dvid_dask.datatypes.imageblk.settings import check_voxel_size, parse_settings
 from dvid_dask.versions.records import go_time
@@ -89,14 +90,14 @@ class Instance(Datatype):
     # ------------------------------------------------------------------ extents
 
     @property
-    def extents(self) -> Extents | None:
+    def extents(self) -> Box | None:
         """The box that holds all that was written with `write` at this version or above it; None before that.
 
         Whoever posted extents may have set another box.
         """
         return self._read_extents(self.view())
 
-    def _read_extents(self, space: Space | TxSpace) -> Extents | None:
+    def _read_extents(self, space: Space | TxSpace) -> Box | None:
         value = space.get(EXTENTS_KEY)
         if value is not None:
             return extents_record.decode(value)
@@ -104,7 +105,7 @@ class Instance(Datatype):
         return None if low is None or high is None else extents_record.of_points(low, high)
 
     @staticmethod
-    def _write_extents(space: TxSpace, extents: Extents) -> None:
+    def _write_extents(space: TxSpace, extents: Box) -> None:
         space.put(EXTENTS_KEY, extents_record.encode(extents))
 
     def grow_extents(self, space: TxSpace, start: Sequence[int], stop: Sequence[int]) -> None:
@@ -113,9 +114,8 @@ class Instance(Datatype):
         Writes only where they grow, so that bulk jobs that set them first don't collide on them.
         """
         known = self._read_extents(space)
-        z, y, x = start
-        r, q, p = stop
-        wider = extents_record.united(known, Extents((z, y, x), (r, q, p)))
+        given = Box.of(start, stop)
+        wider = given if known is None else known.union(given)
         if wider != known or space.get(EXTENTS_KEY) is None:
             self._write_extents(space, wider)
 
@@ -154,7 +154,7 @@ class Instance(Datatype):
         """DVID's properties of the image, with the extents of this version."""
         return self._properties(self.extents)
 
-    def _properties(self, extents: Extents | None) -> dict[str, Any]:
+    def _properties(self, extents: Box | None) -> dict[str, Any]:
         held = self.info.settings
         ends = points(extents)
         block = held["BlockSize"]

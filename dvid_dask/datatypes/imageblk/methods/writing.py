@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Mutation, Space, TxSpace
 from dvid_dask.datatypes.imageblk.boxes import (
-    Extents,
     blocks_of,
     check_aligned,
     check_blocks,
@@ -37,8 +37,8 @@ class Writes(BlockReads):
 
     def write(
         self,
-        offset: Sequence[int],
-        voxels: ArrayLike,
+        voxels_zyx: ArrayLike,
+        offset_zyx: Sequence[int],
         *,
         aligned: bool = False,
         mask: BlockMask | None = None,
@@ -52,10 +52,10 @@ class Writes(BlockReads):
 
         Parameters
         ----------
-        offset
-            First voxel, z, y, x.
-        voxels
+        voxels_zyx
             (z, y, x), with a last axis of channels for colour; of the instance's type, or safely castable to it.
+        offset_zyx
+            Its first voxel, z, y, x.
         aligned
             Refuse a box that is not made of whole blocks, as DVID does. Otherwise the rest of a block stays as it is.
         mask
@@ -71,9 +71,9 @@ class Writes(BlockReads):
             The version is committed.
         """
         self.check_open(force)
-        given = self._check_voxels(voxels)
+        given = self._check_voxels(voxels_zyx)
         layout = self.layout
-        offset, shape = check_box(offset, given.shape[:3])
+        offset, shape = check_box(offset_zyx, given.shape[:3])
         if is_aligned(layout, offset, shape):
             # slab by slab, so that what is compressed of one is put together while the next one is being worked on
             slabs = (given[a - offset[0] : b - offset[0]] for a, b in self.write_cuts(offset, shape))
@@ -197,7 +197,7 @@ class Writes(BlockReads):
             encoded += layout.encode(view, 0, corner, one)
         z, y, x = (b * n for b, n in zip(start, layout.block, strict=True))
         depth, height, width = layout.block
-        extents = Extents((z, y, x), (z + depth, y + height, x + width * len(given)))
+        extents = Box((z, y, x), (z + depth, y + height, x + width * len(given)))
 
         def change(m: Mutation, space: TxSpace) -> None:
             layout.create(space, 0)
@@ -229,7 +229,7 @@ class Writes(BlockReads):
             raise BadRequest(
                 f"values of shape {array.shape} don't fill a box of {(*shown, *self.layout.tail)}"
             ) from None
-        self.write(box.start, filled.reshape(*box.shape, *self.layout.tail))
+        self.write(filled.reshape(*box.shape, *self.layout.tail), box.start)
 
     def _check_voxels(self, voxels: ArrayLike, blocks: bool = False) -> NDArray[Any]:
         array = np.asarray(voxels)
@@ -270,7 +270,7 @@ class Writes(BlockReads):
         whole[slices(inner, voxels.shape[:3])] = voxels
         return self._encode(space, start, whole, 0)  # type: ignore[arg-type]
 
-    def _record(self, m: Mutation, action: str, extents: Extents) -> None:
+    def _record(self, m: Mutation, action: str, extents: Box) -> None:
         """Log the write, and tell who follows this instance."""
         size = list(reversed(extents.shape))
         offset = list(reversed(extents.start))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap.counters import RESERVED
-from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.index import Header, Index, Supervoxels
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.methods.instance import Instance
@@ -153,8 +153,8 @@ class Bodies(Instance):
             raise NotFound(f"there is no {'supervoxel' if supervoxels else 'body'} {label}")
         return SparseVolume(view, self.layout, body, supervoxel, scale=check_scale(scale), bounds=bounds, exact=exact)
 
-    def sparse_size(self, label: int, *, supervoxels: bool = False) -> tuple[int, int, Extents]:
-        """Voxels, blocks and block-aligned extents of a body or supervoxel.
+    def sparse_size(self, label: int, *, supervoxels: bool = False) -> tuple[int, int, Box]:
+        """Voxels, blocks and block-aligned box (z, y, x) of a body or supervoxel.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class Bodies(Instance):
             voxels, blocks = rows.voxels, len(rows)
             low, high = rows.block_zyx.min(axis=0), rows.block_zyx.max(axis=0)
         shape = np.array(self.block_shape)
-        return voxels, blocks, Extents.of(low.astype(np.int64) * shape, (high.astype(np.int64) + 1) * shape - 1)
+        return voxels, blocks, Box.of(low.astype(np.int64) * shape, (high.astype(np.int64) + 1) * shape)
 
     def blocks_in(self, space: AnySpace, body: int) -> Iterator[NDArray[np.int32]]:
         """The blocks of a body, int32 (n, 3) (z, y, x) in batches, by the label index read through a space."""

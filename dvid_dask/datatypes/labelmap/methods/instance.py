@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.labelmap import extents
 from dvid_dask.datatypes.labelmap.blocks import Layout
 from dvid_dask.datatypes.labelmap.counters import NextLabels
-from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
 from dvid_dask.datatypes.labelmap.steps import Step, encode_steps, summary_of
 from dvid_dask.errors import BadRequest
@@ -77,7 +77,7 @@ class Instance(Datatype):
         """
         changes = changed_settings(config)
         if changes.get("BlockSize", self.info.settings["BlockSize"]) != self.info.settings["BlockSize"] and (
-            self.next_labels.largest or self.extents() is not None
+            self.next_labels.largest or self.extents is not None
         ):
             raise BadRequest("BlockSize can't be changed once voxels are stored: make another instance")
         self.update_settings(**changes)
@@ -86,19 +86,20 @@ class Instance(Datatype):
         """Set the size of a voxel (x, y, z), at all versions."""
         self.update_settings(VoxelSize=[float(v) for v in size_xyz])
 
-    def extents(self) -> Extents | None:
-        """First and last voxel written at this version or its ancestors, or as set; None if there is none."""
+    @property
+    def extents(self) -> Box | None:
+        """The box (z, y, x) of what was written at this version or its ancestors, or as set; None if there is none."""
         held = extents.read_extents(self.view())
         settings = self.info.settings
         if held is None and settings.get("MinPoint") and settings.get("MaxPoint"):
-            held = Extents.of(settings["MinPoint"][::-1], settings["MaxPoint"][::-1])
+            held = Box.of(settings["MinPoint"][::-1], [v + 1 for v in settings["MaxPoint"][::-1]])
         return held
 
     def set_extents(
         self, min_point: Sequence[int], max_point: Sequence[int], *, user: str = "", app: str = "", force: bool = False
     ) -> None:
         """Set the extents of this version: first and last voxel (x, y, z), both inclusive."""
-        new = Extents.of(list(min_point)[::-1], list(max_point)[::-1])
+        new = Box.of(list(min_point)[::-1], [v + 1 for v in list(max_point)[::-1]])
         self.mutate(lambda _, space: extents.set_extents(space, new), user=user, app=app, force=force)
 
     def extended(self) -> dict[str, Any]:
@@ -134,8 +135,8 @@ class Instance(Datatype):
         }
 
     def _corners(self) -> tuple[list[int] | None, list[int] | None]:
-        held = self.extents()
-        return (None, None) if held is None else (list(held.first[::-1]), list(held.last[::-1]))
+        held = self.extents
+        return (None, None) if held is None else (list(held.start[::-1]), [v - 1 for v in held.stop[::-1]])
 
     def describe(self) -> dict[str, Any]:
         """DVID's ``info`` of the instance."""

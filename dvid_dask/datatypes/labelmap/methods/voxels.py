@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.datatypes.labelmap.blocks import existing_blocks
-from dvid_dask.datatypes.labelmap.extents import Extents
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.methods.instance import Instance
 from dvid_dask.datatypes.labelmap.voxels import check_box, iter_blocks, iter_box, labels_at, read_box
@@ -98,10 +98,8 @@ class VoxelReads(Instance):
     def array(self, scale: int = 0, *, supervoxels: bool = False) -> VoxelArray:
         """The voxels of a scale as an array-like pinned to the present state; it pickles, with the state."""
         view = self.view()
-        held = self.extents() or Extents((0, 0, 0), (-1, -1, -1))
-        first = [v >> scale for v in held.first]
-        last = [v >> scale for v in held.last]
-        return VoxelArray(view, self.layout, check_scale(scale), supervoxels, (first[0], first[1], first[2]), last)
+        box = (self.extents or Box.of_shape((0, 0, 0))).at_scale(check_scale(scale))
+        return VoxelArray(view, self.layout, scale, supervoxels, box)
 
     def to_dask(self, scale: int = 0, *, supervoxels: bool = False, chunks: Any = None) -> Any:
         """A lazy `dask.array` over the extents of this version, pinned to the present state.
@@ -134,7 +132,7 @@ class VoxelReads(Instance):
         coords = {
             axis: (((first + np.arange(n)) * step + (step - 1) / 2) * size, {"units": unit})
             for axis, first, n, size, unit in zip(
-                "zyx", array.first, array.shape, self.voxel_size, self.voxel_units, strict=True
+                "zyx", array.box.start, array.shape, self.voxel_size, self.voxel_units, strict=True
             )
         }
         return xarray.DataArray(
