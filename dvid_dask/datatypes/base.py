@@ -13,7 +13,7 @@ from dvid_dask.versions.registry import lookup, register
 from dvid_dask.versions.space import Space, TxSpace
 
 if TYPE_CHECKING:
-    from dvid_dask.store import Amount
+    from dvid_dask.store import Amount, Transaction, View
     from dvid_dask.versions.meaning import MergeStep
     from dvid_dask.versions.repo import Repo
     from dvid_dask.versions.version import Version
@@ -158,7 +158,18 @@ class Datatype:
         max_age : float
             Seconds for which commits of other processes may be missing; this process's are always in. 0 looks again.
         """
-        return Space(self.version.tree(self.info).view(max_age), self.info.prefix)
+        return self.space_in(self.version.tree(self.info).view(max_age))
+
+    def space_in(self, state: View) -> Space:
+        """The instance's keys in a state of a tree: of its version, a draft of it, another version.
+
+        Whoever reads an instance's keys gets them here, so a type can say how they are read.
+        """
+        return Space(state, self.info.prefix)
+
+    def tx_space_in(self, tx: Transaction) -> TxSpace:
+        """The instance's keys in a transaction, as `space_in`."""
+        return TxSpace(tx, self.info.prefix)
 
     def stored(self) -> Amount:
         """How many keys the instance has at this version and how many bytes they take, compressed as they are.

@@ -118,7 +118,7 @@ class DraftLedger(InstanceLedger):
     def base(self) -> Space:
         """The instance's keys when the job began."""
         with self._there():
-            return Space(self._store.tree(self._base).view(), self.instance.info.prefix)
+            return self.instance.space_in(self._store.tree(self._base).view())
 
     def changes_since(self, other: Datatype) -> Iterator[bytes]:
         """Keys of an instance of the same version that others have changed since the job began."""
@@ -131,7 +131,7 @@ class DraftLedger(InstanceLedger):
     def view(self) -> Space:
         """The instance's keys in the draft."""
         with self._there():
-            return Space(self._store.tree(self._tree).view(0), self.instance.info.prefix)
+            return self.instance.space_in(self._store.tree(self._tree).view(0))
 
     def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
         """One commit on the draft; `fn` gets the `Mutation` that the whole job is."""
@@ -171,7 +171,7 @@ class DraftLedger(InstanceLedger):
         voice = Voice(feed, instance.repo.root) if feed else None
 
         def settle(tx: Transaction, newest: View, changes: Iterator[Change]) -> Mutation | None:
-            if Space(newest, instance.info.prefix).get(self._record) is None:
+            if instance.space_in(newest).get(self._record) is None:
                 return None
             if voice is not None:
                 voice.attempt()

@@ -313,7 +313,7 @@ class _Bulk:
         mine, theirs = self.annotation, other
         if theirs.version.tree(theirs.info).name != mine.version.tree(mine.info).name:
             return other.view(0)
-        return Space(self.ledger.base().view, other.info.prefix)
+        return other.space_in(self.ledger.base().view)
 
     def slips(self, task: int, part: int, phase: int, come: Elements, gone: Elements) -> list[tuple[bytes, bytes]]:
         """What elements that came, and those whose place they take, mean for the lists: keys and values to write."""

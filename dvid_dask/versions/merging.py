@@ -25,14 +25,13 @@ from dvid_dask.store import prefix_end
 from dvid_dask.versions.meaning import MergeMutation, MergeStep, Origins
 from dvid_dask.versions.meta import MetaChange
 from dvid_dask.versions.records import InstanceInfo, NodeRecord, is_hex_uuid, new_uuid, now
-from dvid_dask.versions.space import Space
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
     from dvid_dask.store import Store, Transaction, Tree, View
     from dvid_dask.versions.mutation import Mutation
     from dvid_dask.versions.repo import Repo
-    from dvid_dask.versions.space import TxSpace
+    from dvid_dask.versions.space import Space, TxSpace
     from dvid_dask.versions.version import Version
 
 __all__ = ["Conflicts", "KeyConflict", "merge"]
@@ -320,12 +319,12 @@ class _Merger:
             for info in self._followers_first():
                 data = new.instance(info)
                 step = MergeStep(
-                    Space(tree.view(0), info.prefix),
-                    Space(self.views[n], info.prefix),
-                    [Space(self._view(b), info.prefix) for b in bases],
+                    data.space_in(tree.view(0)),
+                    data.space_in(self.views[n]),
+                    [data.space_in(self._view(b)) for b in bases],
                     update=partial(update, data=data),
                     list_conflict=partial(self._list, new.uuid, info.prefix, n, bases),
-                    older=partial(self._older_side, info.prefix, n),
+                    older=partial(self._older_side, data, n),
                 )
                 if not step.untouched(step.theirs):
                     data.merge_versions(step)
@@ -354,9 +353,9 @@ class _Merger:
             visit(info, frozenset())
         return list(ordered.values())
 
-    def _older_side(self, prefix: bytes, n: int, get: Callable[[Space], Any]) -> str | None:
+    def _older_side(self, data: Datatype, n: int, get: Callable[[Space], Any]) -> str | None:
         def at(vid: int) -> Any:
-            return get(Space(self._view(vid), prefix))
+            return get(data.space_in(self._view(vid)))
 
         theirs = self._ids[n]
         origins = Origins(self._state, at)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dvid_dask.store import Transaction, View
     from dvid_dask.versions.version import Version
 
-__all__ = ["Handed", "Mutation", "MutationRecord", "mutate", "read_log", "tell_followers"]
+__all__ = ["Handed", "HasKeys", "Mutation", "MutationRecord", "mutate", "read_log", "tell_followers"]
 
 T = TypeVar("T")
 AnySpace: TypeAlias = Space | TxSpace
@@ -73,6 +73,18 @@ class HasInfo(Protocol):
 
     @property
     def info(self) -> InstanceInfo: ...
+
+
+class HasKeys(HasInfo, Protocol):
+    """What a mutation asks of an instance whose keys it reads or changes."""
+
+    def space_in(self, state: View) -> Space:
+        """Its keys in a state of a tree."""
+        ...
+
+    def tx_space_in(self, tx: Transaction) -> TxSpace:
+        """Its keys in a transaction."""
+        ...
 
 
 _encode = msgspec.json.Encoder().encode
@@ -138,7 +150,7 @@ class Mutation:
         #: (subscriber, event) pairs that can't be part of this commit and follow it
         self.followups: list[tuple[Datatype, object]] = []
 
-    def space(self, instance: HasInfo) -> TxSpace:
+    def space(self, instance: HasKeys) -> TxSpace:
         """The keys of an instance in this transaction.
 
         Raises
@@ -152,15 +164,15 @@ class Mutation:
                 f"data instance {instance.info.name!r} can't be changed in this commit: versioned and unversioned "
                 "instances lie in different trees"
             )
-        return TxSpace(self.tx, instance.info.prefix)
+        return instance.tx_space_in(self.tx)
 
     def reading(self, instance: Datatype) -> AnySpace:
         """The keys of an instance to read from: in this transaction, or as they are where they lie in another tree."""
         return self.space(instance) if self._shares_tree(instance.info) else instance.view(0)
 
-    def before(self, instance: HasInfo) -> Space | None:
+    def before(self, instance: HasKeys) -> Space | None:
         """The keys of an instance as they were before this mutation; None where they lie in another tree."""
-        return Space(self._before, instance.info.prefix) if self._shares_tree(instance.info) else None
+        return instance.space_in(self._before) if self._shares_tree(instance.info) else None
 
     def serial(self) -> int:
         """A number that this attempt hasn't given yet: 0, 1, ..."""

@@ -222,7 +222,7 @@ class Elements:
     """An annotation that holds some rows of (label, kind, position z, y, x)."""
 
     def __init__(self, ranks, rows):
-        self.version, self.info, self.rows = ranks.version, ranks.info, rows
+        self.version, self.info, self.rows, self.space_in = ranks.version, ranks.info, rows, ranks.space_in
 
     def filed_parts(self, space):
         for row in self.rows:

@@ -20,6 +20,7 @@ from dvid_dask.datatypes.annotation.elements import Elements, Texts, find
 from dvid_dask.datatypes.annotation.lists import Drop, Lists, PageNumbers, Record, place_of
 from dvid_dask.datatypes.annotation.parsing import tag_lists
 from dvid_dask.datatypes.annotation.tally import Tally
+from dvid_dask.versions.mutation import HasKeys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,12 +39,8 @@ _BODIES = 4096  # records of bodies looked up together
 _POINTS = 1 << 18  # positions whose labels are read together
 
 
-class LabelSource(Protocol):
+class LabelSource(HasKeys, Protocol):
     """What an annotation asks of the segmentation that it follows."""
-
-    @property
-    def info(self) -> Any:
-        """Its record."""
 
     @property
     def block_shape(self) -> tuple[int, int, int]:

@@ -78,7 +78,7 @@ def kept_space(instance: Instance, name: str) -> Space:
         view = instance.version.datastore.store.tree(name).view(0)
     except TreeNotFound:
         raise Conflict(f"the state {name} that was kept for the undo is gone: the version was committed") from None
-    return Space(view, instance.info.prefix)
+    return instance.space_in(view)
 
 
 # ------------------------------------------------------------------ of jobs that write voxels as they go
@@ -246,7 +246,7 @@ def restore_on_draft(
 
                 return draft.update(change)
 
-            _merge(instance, step, Space(base, instance.info.prefix), update)
+            _merge(instance, step, instance.space_in(base), update)
 
             def settle(
                 tx: Transaction,

@@ -267,7 +267,7 @@ class LabelSize(Datatype):
 
         def space_of(source: Datatype) -> Space:
             same = source.version.tree(source.info).name == tree
-            return Space(state, source.info.prefix) if same else source.view(0)
+            return source.space_in(state) if same else source.view(0)
 
         return space_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dvid_dask.datatypes.base import CONFLICT, Space
+from dvid_dask.datatypes.base import CONFLICT
 from dvid_dask.datatypes.neuronjson.methods.writing import Writing
 from dvid_dask.datatypes.neuronjson.posting import merge_annotations
 from dvid_dask.datatypes.neuronjson.record import (
@@ -122,7 +122,7 @@ class History(Writing):
             raise BadRequest(f"{self.name!r} is unversioned: it is the same at all versions")
         if since.repo != self.repo:
             raise BadRequest(f"versions {since.uuid} and {self.version.uuid} belong to different repositories")
-        before, after = Space(since.tree().view(0), self.info.prefix), self.view(0)
+        before, after = self.space_in(since.tree().view(0)), self.view(0)
         low, cut = self.info.prefix + NEURON, len(self.info.prefix)
         found = (c.key[cut:] for c in self.version.datastore.store.diff(before.view, after.view, low, prefix_end(low)))
         while part := list(islice(found, 1024)):
