@@ -143,7 +143,7 @@ def load(
     the stack keep their labels; coarser scales and the label index follow. Negative X: put -- before it.
     """
     from dvid_dask import ops
-    from dvid_dask.ops.sources import find_images
+    from dvid_dask.bases import find_images
 
     target = _labelmap(store, version, instance, read_only=False)
     first = point(offset, "X,Y,Z")

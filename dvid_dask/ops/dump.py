@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.labelmap import LabelMap, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, read_blocks
 from dvid_dask.datatypes.labelmap.index import Index
@@ -36,7 +37,6 @@ from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.index import ranges_of_bodies
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_batches
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.annotation import Annotation, Elements, keys
 from dvid_dask.datatypes.annotation.elements import decode_many
 from dvid_dask.errors import NotSupported
@@ -19,7 +20,6 @@ from dvid_dask.ops.elements import BLOCKS_PER_TASK, block_runs
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 
 if TYPE_CHECKING:
     import pandas as pd

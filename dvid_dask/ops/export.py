@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.ops import job
@@ -28,7 +29,6 @@ from dvid_dask.ops.job import LedgerPhase, ScratchLedger
 from dvid_dask.ops.levels import Level, level_grid, level_task, plan_levels, write_metadata
 from dvid_dask.ops.precomputed import write_properties
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.keyvalue import KeyValue
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.index import Index
@@ -32,7 +33,6 @@ from dvid_dask.ops.levels import nanometres
 from dvid_dask.ops.mesh_bricks import MergePieces, MeshBricks, neighbours_before
 from dvid_dask.ops.mesh_files import FOLDER_FORMATS, FileWriter, FolderWriter, KeyWriter, ShardWriter, SupervoxelWriter
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.stored import block_batches
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.index import Index
@@ -24,7 +25,6 @@ from dvid_dask.ops import job
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from dvid_dask.bases import directory_url
 from dvid_dask.boxes import INT32_MAX, INT32_MIN, Box
 from dvid_dask.datatypes.labelmap import LabelMap, keys
 from dvid_dask.datatypes.labelmap.blocks import READ_BATCH, Layout, blocks_in_box, decompress, tables_of
@@ -43,7 +44,6 @@ from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.precomputed import shard_grid
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

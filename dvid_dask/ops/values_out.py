@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import zstandard
 
+from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.keyvalue import KeyValue, Value
 from dvid_dask.datatypes.keyvalue.keys import KEYS, decode_key, encode_key
 from dvid_dask.datatypes.keyvalue.values import size_of
@@ -25,7 +26,6 @@ from dvid_dask.ops.dump import part_url
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.progress import Progress
-from dvid_dask.ops.sources import directory_url
 from dvid_dask.ops.values_in import TARS
 from dvid_dask.store import prefix_end
 

@@ -1,0 +1,10 @@
+"""Volumes that others keep: read where they lie, whatever their format, to ingest them or to adopt them in place."""
+
+from __future__ import annotations
+
+from .images import find_images
+from .opening import open_volume
+from .urls import directory_url
+from .volume import Volume
+
+__all__ = ["Volume", "directory_url", "find_images", "open_volume"]

@@ -1,0 +1,149 @@
+"""The door to volumes of any kind."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvid_dask.boxes import Box
+from dvid_dask.errors import BadRequest, NotFound
+
+from .arrays import DaskVolume, arranged, of_numpy, open_npy
+from .hdf5 import Hdf5Volume
+from .images import IMAGES, open_images
+from .tensorstores import TensorstoreVolume, open_path
+from .volume import Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+__all__ = ["open_volume", "split_hdf5"]
+
+
+def open_volume(
+    source: Any,
+    *,
+    axes: str | Sequence[str] | None = None,
+    select: Mapping[str, int] | None = None,
+    dataset: str | None = None,
+    crop: Box | tuple[Sequence[int], Sequence[int]] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Volume:
+    """Open any volume for reading; no voxel is read yet.
+
+    Parameters
+    ----------
+    source
+        An array, a path, a URL, a list of image files, a tensorstore spec: see the table of this module.
+    axes
+        Names of the dimensions in their order, where the data doesn't say or says it wrongly, like ``"xyz"``.
+    select
+        Index for each further dimension that has more than one element, like ``{"c": 1}``.
+    dataset
+        Data set of an HDF5 file.
+    crop
+        Only the voxels [start, stop) of it (z, y, x).
+    dtype
+        Convert to this type; a value that doesn't fit raises `BadRequest` when it is read.
+
+    Returns
+    -------
+    Volume
+        With `shape`, `dtype`, `chunks` and `read`, all in (z, y, x). It can be pickled.
+
+    Raises
+    ------
+    BadRequest
+        If it is no volume of three dimensions or the crop lies outside.
+    NotFound
+        If there is nothing at that path.
+
+    Examples
+    --------
+    >>> volume = open_volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), crop=((0, 1, 0), (2, 3, 4)))
+    >>> volume.shape, volume.read(((1, 0, 0), (2, 1, 2))).tolist()
+    ((2, 2, 4), [[[16, 17]]])
+    """
+    volume = _open(source, None if axes is None else [a.lower() for a in axes], dict(select or {}), dataset)
+    if crop is not None:
+        volume = volume.crop(crop)
+    return volume if dtype is None else volume.astype(dtype)
+
+
+def _open(source: Any, axes: list[str] | None, select: dict[str, int], dataset: str | None) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    if isinstance(source, np.ndarray):
+        return of_numpy(arranged(source, axes, select), "numpy array")
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str):
+        return _open_text(source, axes, select, dataset)
+    if isinstance(source, Mapping):
+        return TensorstoreVolume(source, str(source.get("driver", "tensorstore")), axes, select)
+    if isinstance(source, (list, tuple)) and all(isinstance(p, (str, os.PathLike)) for p in source):
+        return open_images([os.fspath(p) for p in source])
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    if kind.startswith("dask.array."):
+        return DaskVolume(arranged(source, axes, select))
+    if kind.startswith("tensorstore.") and hasattr(source, "spec"):
+        return TensorstoreVolume(source.spec().to_json(), "tensorstore", axes, select)
+    if kind.startswith("zarr."):
+        return _of_zarr(source, axes, select)
+    raise BadRequest(
+        f"can't read a volume from {kind}: give a numpy or dask array, a path or URL, a list of image files, "
+        "or a tensorstore spec"
+    )
+
+
+def _open_text(text: str, axes: list[str] | None, select: dict[str, int], dataset: str | None) -> Volume:
+    lower = text.lower()
+    if (found := split_hdf5(text, dataset)) is not None:
+        _must_exist(found[0])
+        return Hdf5Volume(*found, axes)
+    if lower.endswith(".npy"):
+        _must_exist(text)
+        return open_npy(text) if axes is None else _open(np.load(text, mmap_mode="r"), axes, select, None)
+    if lower.endswith(IMAGES):
+        return open_images(text)
+    try:
+        return open_path(text, axes, select)
+    except ValueError as e:
+        if isinstance(e, BadRequest):
+            raise
+        raise BadRequest(f"{text}: tensorstore can't open it: {e}") from e
+
+
+def split_hdf5(text: str, dataset: str | None) -> tuple[str, str | None] | None:
+    """Path or URL of an HDF5 file and the data set in it; None if the text doesn't mean such a file.
+
+    Examples
+    --------
+    >>> split_hdf5("em.h5:/em/gray", None), split_hdf5("em.h5", None), split_hdf5("em.zarr", None)
+    (('em.h5', '/em/gray'), ('em.h5', None), None)
+    """
+    if match := re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|n?cdf?)):(/.*)", text, re.IGNORECASE):
+        return match[1], match[2]
+    if dataset is not None or text.lower().endswith((".h5", ".hdf5", ".hdf")):
+        return text, dataset
+    return None
+
+
+def _must_exist(path: str) -> None:
+    if not os.path.exists(path):
+        raise NotFound(f"{path}: no such file")
+
+
+def _of_zarr(array: Any, axes: list[str] | None, select: dict[str, int]) -> Volume:
+    """An array opened by zarr-python: read through tensorstore where its store is a directory."""
+    root = getattr(array.store, "root", None)
+    if root is None or not hasattr(array, "metadata"):
+        raise BadRequest("of zarr-python, arrays in local directories can be read; for others give their URL")
+    driver = "zarr3" if array.metadata.zarr_format == 3 else "zarr"
+    path = Path(root) / array.path
+    return open_path(f"{driver}://{path}", axes, select)
