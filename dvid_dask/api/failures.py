@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from dvid_dask import store
-from dvid_dask.errors import BadRequest, DvidError
+from dvid_dask.errors import BadRequest, DvidError, UnknownInstance
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (store.Sealed, 400),
     (store.ReadOnly, 400),
 )
+
+# Words of DVID's by which clients tell one 400 from another: neuclease makes an instance where it reads these.
+_WORDS: tuple[tuple[type[Exception], str], ...] = ((UnknownInstance, "invalid data instance name"),)
 
 
 class Unrouted(Exception):  # noqa: N818  an event of routing, like StopIteration
@@ -62,7 +65,8 @@ def error_response(error: Exception, scope: Scope) -> Response:
     """
     status = status_of(error)
     if status is not None:
-        response = plain_error(str(error), status, scope)
+        words = next((f"{words}: " for kind, words in _WORDS if isinstance(error, kind)), "")
+        response = plain_error(f"{words}{error}", status, scope)
         if status == 503:
             response.headers["Retry-After"] = "1"
         if isinstance(error, BrokenBody):

@@ -357,7 +357,10 @@ class TarSupervoxels(Datatype):
                 try:
                     held = cast(_Bodies, self.version.instance(info)).supervoxels_of(check_supervoxel(body))
                 except NotFound as error:
-                    raise BadRequest(f"{error} in {info.name!r} at version {self.version.uuid}") from None
+                    # clients tell a body that is gone by the words "has no supervoxels"
+                    raise BadRequest(
+                        f"body {body} has no supervoxels: {error} in {info.name!r} at version {self.version.uuid}"
+                    ) from None
                 ids: NDArray[np.uint64] = held.id
                 return ids
         raise BadRequest(

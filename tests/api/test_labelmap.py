@@ -299,6 +299,12 @@ def test_undo_and_redo(client, seg):
     assert client.post(f"{seg}/undo/{cleaved}").status_code == 400
 
 
+def test_a_version_without_labels_says_so_in_the_words_that_clients_look_for(client, repo):
+    empty = client.instance(repo, "labelmap", "empty")
+    answer = client.get(f"{empty}/maxlabel")
+    assert (answer.status_code, "No maximum label" in answer.text) == (400, True)
+
+
 def test_counters(client, seg):
     assert client.get(f"{seg}/nextlabel").json() == {"nextlabel": 10}
     assert client.post(f"{seg}/nextlabel/5").json() == {"start": 10, "end": 14}

@@ -74,6 +74,8 @@ def test_a_body_as_a_tar(client, meshes):
     for label in (2, 99, 0, -1, "x", 2**64):
         for method, keyword in (("GET", "tarfile"), ("HEAD", "tarfile"), ("GET", "missing"), ("PUT", "missing")):
             assert client.request(method, f"{meshes}/{keyword}/{label}").status_code == 400
+    # by these words clients tell a body that was merged away from a request that is wrong
+    assert "has no supervoxels" in client.get(f"{meshes}/missing/2").text
 
 
 def test_exists(client, meshes):

@@ -42,7 +42,8 @@ def get_maxlabel(call: Call) -> Response:
     """The largest label of this version and its ancestors: ``{"maxlabel": n}``."""
     largest = of(call).max_label()
     if not largest:
-        raise BadRequest("this version has no label yet")
+        # neuclease looks at the version's parents where it reads "No maximum label"
+        raise BadRequest("No maximum label: this version has no label yet")
     return json({"maxlabel": largest})
 
 
