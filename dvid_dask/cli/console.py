@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import dvid_dask
+from dvid_dask.datatypes.base import Datatype
 from dvid_dask.errors import BadRequest, UnknownVersion
 from dvid_dask.versions import Datastore, Repo
 from dvid_dask.versions.finding import find_version
@@ -23,6 +24,7 @@ __all__ = [
     "JsonFlag",
     "Selector",
     "StoreArgument",
+    "find_instance",
     "find_repo",
     "find_version",
     "human_bytes",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Datatype)
 
 StoreArgument = Annotated[
     str, typer.Argument(metavar="STORE", help="Path or URL (file://, s3://, gs://) of the store.", show_default=False)
@@ -94,6 +97,15 @@ def open_store(store: str, *, read_only: bool = False, compact: str = "never") -
     Nothing is compacted in the background: a command should end when its work is done.
     """
     return dvid_dask.open(store, read_only=read_only, compact=compact)
+
+
+def find_instance(kind: type[D], store: str, version: str, name: str, *, read_only: bool) -> D:
+    """An instance at a version of a store, which must be of this kind."""
+    found = find_version(open_store(store, read_only=read_only), version)[name]
+    if not isinstance(found, kind):
+        article = "an" if kind.typename[0] in "aeiou" else "a"
+        raise BadRequest(f"{name!r} is a {found.typename}, not {article} {kind.typename}")
+    return found
 
 
 def find_repo(datastore: Datastore, selector: str | None) -> Repo:

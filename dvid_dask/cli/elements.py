@@ -10,15 +10,13 @@ from dvid_dask.cli.console import (
     JsonFlag,
     Selector,
     StoreArgument,
-    find_version,
-    open_store,
+    find_instance,
     print_json,
     print_table,
     say,
 )
 from dvid_dask.cli.labels import By, Folder
 from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
-from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,19 +41,13 @@ TableOfElements = Annotated[
 def _annotation(store: str, version: str, instance: str, *, read_only: bool) -> Annotation:
     from dvid_dask.datatypes.annotation import Annotation
 
-    found = find_version(open_store(store, read_only=read_only), version)[instance]
-    if not isinstance(found, Annotation):
-        raise BadRequest(f"{instance!r} is a {found.typename}, not an annotation")
-    return found
+    return find_instance(Annotation, store, version, instance, read_only=read_only)
 
 
 def _labelsz(store: str, version: str, instance: str, *, read_only: bool) -> LabelSize:
     from dvid_dask.datatypes.labelsz import LabelSize
 
-    found = find_version(open_store(store, read_only=read_only), version)[instance]
-    if not isinstance(found, LabelSize):
-        raise BadRequest(f"{instance!r} is a {found.typename}, not a labelsz")
-    return found
+    return find_instance(LabelSize, store, version, instance, read_only=read_only)
 
 
 @app.command()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_store, say
+from dvid_dask.cli.console import Selector, StoreArgument, find_instance, say
 from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
-from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.errors import NotFound
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.keyvalue import KeyValue
@@ -30,10 +30,7 @@ Format = Annotated[
 def _keyvalue(store: str, version: str, instance: str, *, read_only: bool) -> KeyValue:
     from dvid_dask.datatypes.keyvalue import KeyValue
 
-    found = find_version(open_store(store, read_only=read_only), version)[instance]
-    if not isinstance(found, KeyValue):
-        raise BadRequest(f"{instance!r} is a {found.typename}, not a keyvalue")
-    return found
+    return find_instance(KeyValue, store, version, instance, read_only=read_only)
 
 
 @app.command("import")

@@ -12,8 +12,7 @@ from dvid_dask.cli.console import (
     JsonFlag,
     Selector,
     StoreArgument,
-    find_version,
-    open_store,
+    find_instance,
     print_json,
     print_table,
     say,
@@ -46,10 +45,7 @@ SupervoxelsFlag = Annotated[bool, typer.Option("--supervoxels", help="Supervoxel
 def _labelmap(store: str, version: str, instance: str, *, read_only: bool) -> LabelMap:
     from dvid_dask.datatypes.labelmap import LabelMap
 
-    found = find_version(open_store(store, read_only=read_only), version)[instance]
-    if not isinstance(found, LabelMap):
-        raise BadRequest(f"{instance!r} is a {found.typename}, not a labelmap")
-    return found
+    return find_instance(LabelMap, store, version, instance, read_only=read_only)
 
 
 # ------------------------------------------------------------------ out and in

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_store, print_json, say
+from dvid_dask.cli.console import Selector, StoreArgument, find_instance, print_json, say
 from dvid_dask.cli.volumes import InstanceArgument
 from dvid_dask.errors import BadRequest
 
@@ -29,10 +29,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Fields that aren't giv
 def _neurons(store: str, version: str, instance: str, *, read_only: bool) -> NeuronJSON:
     from dvid_dask.datatypes.neuronjson import NeuronJSON
 
-    found = find_version(open_store(store, read_only=read_only), version)[instance]
-    if not isinstance(found, NeuronJSON):
-        raise BadRequest(f"{instance!r} is a {found.typename}, not a neuronjson")
-    return found
+    return find_instance(NeuronJSON, store, version, instance, read_only=read_only)
 
 
 @app.command()
