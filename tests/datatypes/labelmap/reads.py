@@ -53,7 +53,7 @@ def check_voxels(seg, model):
         assert (seg.labels_at(points + offset, scale, supervoxels=True) == svs[tuple(points.T)]).all()
         if model.extents is not None:
             array = seg.array(scale)
-            first = np.array(array.first) - offset
+            first = np.array(array.box.start) - offset
             inside = bodies[tuple(slice(f, f + n) for f, n in zip(first, array.shape, strict=True))]
             assert (array[...] == inside).all()
     assert (seg.read(np.array(model.grid.offset), model.grid.shape, model.grid.levels + 1) == 0).all()
