@@ -6,11 +6,7 @@ from dvid_dask.versions.registry import lookup, register, typenames
 __all__ = ["lookup", "register", "typenames"]
 
 _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk", "multichan16")
-_DECLARED = (
-    "labelarray",
-    "labelblk",
-    "labelvol",
-)
+_LABELS = ("labelmap", "labelarray", "labelblk")
 
 registry.declare(
     {
@@ -18,12 +14,12 @@ registry.declare(
         "googlevoxels": "dvid_dask.datatypes.googlevoxels",
         "imagetile": "dvid_dask.datatypes.imagetile",
         "keyvalue": "dvid_dask.datatypes.keyvalue",
-        "labelmap": "dvid_dask.datatypes.labelmap",
         "labelsz": "dvid_dask.datatypes.labelsz",
+        "labelvol": "dvid_dask.datatypes.labelvol",
         "neuronjson": "dvid_dask.datatypes.neuronjson",
         "roi": "dvid_dask.datatypes.roi",
         "tarsupervoxels": "dvid_dask.datatypes.tarsupervoxels",
         **dict.fromkeys(_IMAGES, "dvid_dask.datatypes.imageblk"),
-        **dict.fromkeys(_DECLARED, "dvid_dask.datatypes.declared"),
+        **dict.fromkeys(_LABELS, "dvid_dask.datatypes.labelmap"),
     }
 )

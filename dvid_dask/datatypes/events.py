@@ -18,6 +18,18 @@ told by a labelmap
 `SupervoxelsMoved`         supervoxels went from bodies to others: part of a bulk change
 =========================  ===========================================================
 
+A labelarray tells `BlocksWritten` of a split and, of a merge, `BodiesMerged` followed by `SupervoxelsJoined`: its
+bodies are supervoxels themselves. A labelblk tells `BlocksWritten`, whatever it was that changed its voxels; so does a
+labelvol, to all but its labelblk.
+
+=========================  ===========================================================
+told by a labelvol, to the labelblk with its voxels
+======================================================================================
+`LabelsMerged`             a label takes the place of others in some blocks
+`LabelSplit`               voxels get another label
+`LabelSplitCoarse`         all voxels of a label in some blocks get another one
+=========================  ===========================================================
+
 =========================  ===========================================================
 told by an annotation
 ======================================================================================
@@ -49,6 +61,9 @@ __all__ = [
     "BodyRenumbered",
     "ElementsFiled",
     "FiledPart",
+    "LabelSplit",
+    "LabelSplitCoarse",
+    "LabelsMerged",
     "ListsReplaced",
     "SupervoxelsJoined",
     "SupervoxelsMoved",
@@ -128,6 +143,39 @@ class SupervoxelsMoved:
     supervoxels: NDArray[np.uint64]
     old: NDArray[np.uint64]
     new: NDArray[np.uint64]
+
+
+# ------------------------------------------------------------------ of a labelvol
+
+
+@dataclass(frozen=True)
+class LabelsMerged:
+    """In these blocks a label takes the place of others."""
+
+    mutation: int
+    target: int
+    merged: tuple[int, ...]
+    block_zyx: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LabelSplit:
+    """The voxels under runs, int32 (n, 4) x, y, z, length, get another label."""
+
+    mutation: int
+    old: int
+    new: int
+    runs: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LabelSplitCoarse:
+    """All voxels of a label in these blocks get another one."""
+
+    mutation: int
+    old: int
+    new: int
+    block_zyx: NDArray[np.int32]
 
 
 # ------------------------------------------------------------------ of an annotation

@@ -194,3 +194,36 @@ def cut_pieces(runs: Array, bz: int, by: int, bx: int, pieces: Array, blocks: Ar
             blocks[k, 2] = np.int32(block)
             k += 1
             x = stop
+
+
+@kernel
+def count_label_runs(dense: Array) -> int:
+    """Number of runs along x of one label that isn't 0."""
+    n = 0
+    for z in range(dense.shape[0]):
+        for y in range(dense.shape[1]):
+            last = np.uint64(0)
+            for x in range(dense.shape[2]):
+                label = dense[z, y, x]
+                if label != last and label != np.uint64(0):
+                    n += 1
+                last = label
+    return n
+
+
+@kernel
+def label_runs(dense: Array, z0: int, y0: int, x0: int, runs: Array, labels: Array) -> None:
+    """Fill the runs of all labels and the label of each, in the order of voxels."""
+    n = -1
+    for z in range(dense.shape[0]):
+        for y in range(dense.shape[1]):
+            last = np.uint64(0)
+            for x in range(dense.shape[2]):
+                label = dense[z, y, x]
+                if label != np.uint64(0):
+                    if label != last:
+                        n += 1
+                        runs[n, 0], runs[n, 1], runs[n, 2], runs[n, 3] = x0 + x, y0 + y, z0 + z, 0
+                        labels[n] = label
+                    runs[n, 3] += 1
+                last = label

@@ -1,4 +1,4 @@
-"""Down-sampling of images by the mean, exactly rounded: what scale k+1 holds of scale k.
+"""Down-sampling: of images by the mean, exactly rounded, and of labels by the commonest, background included.
 
 A voxel of the result is the mean of the window that it covers, rounded to the nearest integer and, half way, to the
 even one. Rounding halves up would brighten an 8-bit volume by 1/16 of a grey value with every scale; to the even one is
@@ -19,7 +19,7 @@ from dvid_dask.formats._jit import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["downsampled_shape", "mean"]
+__all__ = ["commonest_label", "downsampled_shape", "mean"]
 
 
 def downsampled_shape(shape: Sequence[int], factors: Sequence[int] = (2, 2, 2)) -> tuple[int, ...]:
@@ -91,6 +91,52 @@ def mean(volume: NDArray[Any], factors: Sequence[int] = (2, 2, 2)) -> NDArray[An
         _mean_uint64(source.view(np.uint64) ^ top, out.view(np.uint64), fz, fy, fx)
         out.view(np.uint64)[...] ^= top
     return out if volume.ndim == 4 else out[..., 0]
+
+
+def commonest_label(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Half the resolution: of 2 x 2 x 2 labels the commonest, 0 as any other; of equally common ones the largest.
+
+    That is what DVID's labelblk does. Its labelmap leaves background out, see `label_blocks.downsample_array`.
+
+    Parameters
+    ----------
+    labels_zyx
+        uint64 (z, y, x) of even sides.
+
+    Examples
+    --------
+    >>> commonest_label(np.array([[[0, 0], [0, 0]], [[7, 7], [7, 9]]], np.uint64))
+    array([[[0]]], dtype=uint64)
+    >>> commonest_label(np.array([[[0, 0], [9, 9]], [[7, 7], [9, 7]]], np.uint64))
+    array([[[9]]], dtype=uint64)
+    """
+    if labels_zyx.ndim != 3 or any(n % 2 for n in labels_zyx.shape):
+        raise ValueError(f"a volume of even sides is expected, got {labels_zyx.shape}")
+    out = np.empty([n // 2 for n in labels_zyx.shape], np.uint64)
+    _commonest(np.ascontiguousarray(labels_zyx, np.uint64), out)
+    return out
+
+
+@kernel
+def _commonest(a: Any, out: Any) -> None:
+    cell = np.empty(8, np.uint64)
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                same = True
+                for i in range(8):
+                    cell[i] = a[2 * z + (i >> 2), 2 * y + ((i >> 1) & 1), 2 * x + (i & 1)]
+                    same = same and cell[i] == cell[0]
+                best, most = cell[0], 8 if same else 0
+                if not same:
+                    for i in range(8):
+                        n = 0
+                        for j in range(8):
+                            if cell[j] == cell[i]:
+                                n += 1
+                        if n > most or (n == most and cell[i] > best):
+                            best, most = cell[i], n
+                out[z, y, x] = best
 
 
 @kernel

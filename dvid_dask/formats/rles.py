@@ -38,6 +38,7 @@ __all__ = [
     "encode_srles",
     "iter_rles",
     "normalize",
+    "rles_by_label",
     "rles_from_blocks",
     "rles_from_mask",
     "rles_to_mask",
@@ -216,6 +217,40 @@ def rles_from_mask(mask_zyx: NDArray[np.bool_], start_zyx: Sequence[int] = (0, 0
     for column, (at, start) in enumerate(zip((first, y, z), reversed(tuple(start_zyx)), strict=True)):
         runs[:, column] = at + int(start)
     return runs
+
+
+def rles_by_label(
+    labels_zyx: NDArray[np.uint64], start_zyx: Sequence[int] = (0, 0, 0)
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32]]:
+    """Normal runs of each label in a box of voxels.
+
+    Parameters
+    ----------
+    labels_zyx
+        uint64 (z, y, x).
+    start_zyx
+        Where its first voxel lies.
+
+    Returns
+    -------
+    labels, offsets, runs
+        The labels, ascending, without 0; the runs of label i are ``runs[offsets[i]:offsets[i + 1]]``.
+
+    Examples
+    --------
+    >>> labels, offsets, runs = rles_by_label(np.array([[[9, 9, 0, 7], [7, 7, 7, 7]]], np.uint64))
+    >>> labels.tolist(), offsets.tolist(), runs.tolist()
+    ([7, 9], [0, 2, 3], [[3, 0, 0, 1], [0, 1, 0, 4], [0, 0, 0, 2]])
+    """
+    if labels_zyx.ndim != 3 or labels_zyx.dtype != np.uint64:
+        raise ValueError(f"labels are uint64 (z, y, x), got {labels_zyx.dtype} of shape {labels_zyx.shape}")
+    n = kernels.count_label_runs(labels_zyx)
+    runs, owner = np.empty((n, 4), np.int32), np.empty(n, np.uint64)
+    z, y, x = (int(v) for v in start_zyx)
+    kernels.label_runs(labels_zyx, z, y, x, runs, owner)
+    order = np.argsort(owner, kind="stable")
+    labels, starts = np.unique(owner[order], return_index=True)
+    return labels, np.append(starts, n).astype(np.int64), runs[order]
 
 
 def split_by_block(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from dvid_dask.store import Amount, Transaction, View
@@ -33,6 +33,10 @@ class _Reads:
     def __init__(self, reader: View | Transaction, prefix: bytes) -> None:
         self._reader = reader
         self.prefix = prefix
+
+    def beside(self, prefix: bytes) -> Self:
+        """Another instance's keys in the same state of the same tree."""
+        return type(self)(self._reader, prefix)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""

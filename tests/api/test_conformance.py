@@ -17,13 +17,11 @@ SHARED = _place if (_place / "conformance/kit.py").is_file() else None
 
 AREAS = (
     *("server", "versions", "instances", "keyvalue", "neuronjson", "roi"),
-    *("annotation", "labelsz", "tarsupervoxels"),
+    *("annotation", "labelarray", "labelblk", "labelsz", "tarsupervoxels"),
     *("imageblk", "imagetile", "multichan16"),
 )
 
 EXCEPTIONS = {
-    "annotation/labelarray_source": "labelarray as the source of labels: that type has no operations yet, answers 501",
-    "annotation/labelblk_source": "labelblk as the source of labels: that type has no operations yet, answers 501",
     "instances/change_settings": (
         "after a refused POST info with VoxelSize x the reference shows VoxelSize [0]: a request that was answered 400 "
         "has damaged the settings. Ours changes nothing"

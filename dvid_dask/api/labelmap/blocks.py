@@ -102,13 +102,18 @@ def post_blocks(call: Call) -> Response:
     All or none are stored, with the label index (unless ``noindexing=true`` or ``scale`` isn't 0) and, with
     ``downres=true``, the coarser scales. ``throttle=true``.
     """
+    return store_blocks(call, index=not call.flag("noindexing"))
+
+
+def store_blocks(call: Call, *, index: bool) -> Response:
+    """Store the blocks of the body."""
     compression_of(call, "blocks")
     scale = scale_of(call)
     call.throttled()
     of(call).write_blocks(
         block_stream.iter_records(call.body),
         scale=scale,
-        index=not call.flag("noindexing"),
+        index=index,
         downres=call.flag("downres"),
         **who(call),
     )

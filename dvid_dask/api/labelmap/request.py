@@ -77,7 +77,8 @@ def label_arg(call: Call, index: int = 0, what: str = "a label") -> int:
 
 
 def scale_of(call: Call) -> int:
-    return call.int("scale", 0, 0, 255)
+    """The option ``scale``; a labelblk has but one scale, and passes it over."""
+    return 0 if call.instance.typename == "labelblk" else call.int("scale", 0, 0, 255)
 
 
 def bounds_of(call: Call) -> Bounds:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dvid_dask.errors import BadRequest, NotFound
@@ -42,10 +44,11 @@ def get_sparsevol(call: Call) -> Response:
     inclusive; ``exact=false`` takes blocks at the bounds whole. 404 if there is no label, or no block within the
     bounds.
     """
-    return sparse_response(call, label_arg(call))
+    return sparse_response(call, label_arg(call), scale_of(call))
 
 
-def sparse_response(call: Call, label: int) -> Response:
+def sparse_response(call: Call, label: int, scale: int, *, some: bool = False) -> Response:
+    """The sparse volume of a label; with `some` 404 where ``rles`` has no run left within the bounds."""
     form = call.query.get("format", "rles")
     if form not in ("srles", "blocks"):
         form = "rles"
@@ -53,7 +56,7 @@ def sparse_response(call: Call, label: int) -> Response:
     volume = of(call).sparse(
         label,
         supervoxels=call.flag("supervoxels"),
-        scale=scale_of(call),
+        scale=scale,
         bounds=bounds_of(call),
         exact=call.query.get("exact") != "false",
     )
@@ -63,11 +66,22 @@ def sparse_response(call: Call, label: int) -> Response:
         return stream(volume.streaming())
     if form == "blocks":
         return stream(volume.binary())
+    pieces = volume.legacy()
+    if some:
+        first = next(pieces, None)
+        if first is None:
+            return not_found()
+        pieces = itertools.chain([first], pieces)
+    return counted_response(pieces, compression)
+
+
+def counted_response(pieces: Iterator[bytes], compression: str) -> Response:
+    """Runs behind their header."""
     if compression == "gzip":
-        return stream(gzip_pieces(map(memoryview, volume.legacy())))
+        return stream(gzip_pieces(map(memoryview, pieces)))
     if compression == "lz4":
-        return octets(lz4_compress(b"".join(volume.legacy())))
-    return stream(volume.legacy())
+        return octets(lz4_compress(b"".join(pieces)))
+    return stream(pieces)
 
 
 @face.head("sparsevol", args="/<label>")
@@ -92,7 +106,7 @@ def get_sparsevol_by_point(call: Call) -> Response:
     label = int(of(call).labels_at([point], scale_of(call), supervoxels=call.flag("supervoxels"))[0])
     if not label:
         raise BadRequest(f"there is no label at {call.args[0]}: it is background")
-    return sparse_response(call, label)
+    return sparse_response(call, label, scale_of(call))
 
 
 @face.any("sparsevol-coarse", args="/<label>", quick=True)

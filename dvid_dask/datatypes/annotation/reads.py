@@ -44,7 +44,7 @@ class Reads(Datatype):
         for data_uuid in self.info.syncs:
             if data_uuid in held:
                 partner: Any = self.version.instance(held[data_uuid])
-                if hasattr(partner, "labels_in"):
+                if hasattr(partner, "labels_in") and getattr(partner, "locates", True):
                     return partner  # type: ignore[no-any-return]
         return None
 

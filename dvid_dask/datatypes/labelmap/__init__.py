@@ -1,7 +1,13 @@
 """labelmap: supervoxels in compressed label blocks, bodies by a mapping, an index of which body is where.
 
+Its older siblings are made of the same rooms: labelarray, whose voxels hold the bodies, and labelblk, without an index.
+
 ========================  ==========================================================================
 `datatype`, `methods`     `LabelMap`, the instance at a version: every operation begins here
+`volume`                  `LabelVolume`: what all three types are alike
+`labelarray`              `LabelArray`
+`relabelling`             labels written over by others: what merges and splits of a labelarray do
+`labelblk`, `halving`     `LabelBlk`; one that follows another at half the resolution
 `blocks`, `voxels`        stored label blocks; reading boxes, points and blocks
 `writes`, `downres`       writing voxels with all that depends on them; coarser scales
 `index`, `rows`           the label index in pages
@@ -16,6 +22,9 @@
 """
 
 from dvid_dask.datatypes.labelmap.datatype import LabelMap
+from dvid_dask.datatypes.labelmap.labelarray import LabelArray
+from dvid_dask.datatypes.labelmap.labelblk import LabelBlk
 from dvid_dask.datatypes.labelmap.sparse import Bounds
+from dvid_dask.datatypes.labelmap.volume import LabelVolume
 
-__all__ = ["Bounds", "LabelMap"]
+__all__ = ["Bounds", "LabelArray", "LabelBlk", "LabelMap", "LabelVolume"]

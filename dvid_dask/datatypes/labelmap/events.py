@@ -1,10 +1,13 @@
-"""What a labelmap tells the instances that follow it; see `dvid_dask.datatypes.events`."""
+"""What volumes of labels tell those that follow them, and hear themselves; see `dvid_dask.datatypes.events`."""
 
 from dvid_dask.datatypes.events import (
     BlocksWritten,
     BodiesMerged,
     BodyCleaved,
     BodyRenumbered,
+    LabelsMerged,
+    LabelSplit,
+    LabelSplitCoarse,
     SupervoxelsJoined,
     SupervoxelsMoved,
     SupervoxelsSplit,
@@ -15,6 +18,9 @@ __all__ = [
     "BodiesMerged",
     "BodyCleaved",
     "BodyRenumbered",
+    "LabelSplit",
+    "LabelSplitCoarse",
+    "LabelsMerged",
     "SupervoxelsJoined",
     "SupervoxelsMoved",
     "SupervoxelsSplit",

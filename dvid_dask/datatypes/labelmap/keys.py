@@ -9,7 +9,8 @@ class  key                                    value
 ``S``  body (8), bucket (4)                   supervoxels of a large body
 ``M``  supervoxel >> 10 (8)                   mapping of 1024 consecutive ids
 ``V``  version (4), mutation (8)              supervoxels that a mutation split
-``X``  name                                   extents and the largest label of this version
+``X``  name                                   extents and the largest label of this version; with a version (4) the
+                                              largest label written at that version itself (labelarray)
 =====  =====================================  =========================================================
 
 Numbers are big-endian, so keys sort as the numbers do.
@@ -36,6 +37,7 @@ __all__ = [
     "MAPPING_BITS",
     "MAX_LABEL",
     "MAX_LABEL_SLOTS",
+    "OWN_MAX",
     "SPLIT",
     "blocks",
     "blocks_of",
@@ -46,6 +48,7 @@ __all__ = [
     "mapping",
     "mapping_page_of",
     "max_label",
+    "own_max",
     "page_keys",
     "pages",
     "regions_of",
@@ -62,6 +65,7 @@ MAPPING = b"M"
 SPLIT = b"V"
 EXTENTS = b"Xextents"
 MAX_LABEL = b"Xmax"
+OWN_MAX = b"Xown"
 
 MAPPING_BITS = 10
 """A mapping page holds 2**10 consecutive ids."""
@@ -155,3 +159,8 @@ def split(vid: int, mutation: int) -> bytes:
 def max_label(slot: int) -> bytes:
     """Key of one slot of the version's largest label."""
     return MAX_LABEL + bytes([48 + slot % MAX_LABEL_SLOTS])
+
+
+def own_max(vid: int) -> bytes:
+    """Key of the largest label written at a version itself."""
+    return OWN_MAX + vid.to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""Creation settings of a labelmap, and those that can be changed later."""
+"""Creation settings of volumes of labels, and those that can be changed later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dvid_dask.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["changed_settings", "new_settings"]
+__all__ = ["changed_settings", "labelarray_settings", "labelblk_settings", "new_settings"]
 
 _MAX_BLOCK = 1024
 _UNIT = 16
+_SUB_BLOCK = 8
 _MAX_BLOCK_VOXELS = 1 << 24
 
 _DEFAULTS: dict[str, Any] = {
@@ -47,10 +48,10 @@ def _three(text: str) -> list[str]:
     return parts
 
 
-def _block_size(text: str) -> list[int]:
+def _block_size(text: str, unit: int = _UNIT, least: int = _UNIT) -> list[int]:
     size = [_integer(p, 1, _MAX_BLOCK) for p in _three(text)]
-    if any(n % _UNIT for n in size):
-        raise ValueError(f"each side must be a multiple of {_UNIT} up to {_MAX_BLOCK}")
+    if any(n % unit or n < least for n in size):
+        raise ValueError(f"each side must be a multiple of {unit} from {least} to {_MAX_BLOCK}")
     if size[0] * size[1] * size[2] > _MAX_BLOCK_VOXELS:
         raise ValueError(f"a block may have at most {_MAX_BLOCK_VOXELS} voxels")
     return size
@@ -92,6 +93,18 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+# block sides of the older types: whole sub-blocks; coarser scales of a labelarray need two to a side
+_ARRAY: dict[str, Callable[[str], Any]] = {
+    **_PARSERS,
+    "BlockSize": lambda t: _block_size(t, _SUB_BLOCK, 2 * _SUB_BLOCK),
+    "CountLabels": _truth,
+}
+_BLK: dict[str, Callable[[str], Any]] = {
+    **{n: p for n, p in _PARSERS.items() if n not in ("IndexedLabels", "MaxDownresLevel")},
+    "BlockSize": lambda t: _block_size(t, _SUB_BLOCK, _SUB_BLOCK),
+}
+
+
 def _given(config: Mapping[str, Any], names: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
     found = {}
     for name, parse in names.items():
@@ -121,6 +134,23 @@ def new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     [32, 32, 16]
     """
     return {**_DEFAULTS, **_given(config, _PARSERS)}
+
+
+def labelarray_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`new_settings` of a labelarray: block sides are multiples of 8 from 16 on, and there is ``CountLabels``."""
+    _refuse_grid_store(config)
+    return {**_DEFAULTS, "CountLabels": True, **_given(config, _ARRAY)}
+
+
+def labelblk_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`new_settings` of a labelblk: blocks of 32 voxels a side by default, multiples of 8, no index, no scales."""
+    _refuse_grid_store(config)
+    return {**_DEFAULTS, "BlockSize": [32, 32, 32], "IndexedLabels": False, **_given(config, _BLK)}
+
+
+def _refuse_grid_store(config: Mapping[str, Any]) -> None:
+    if config.get("gridstore"):
+        raise BadRequest("setting GridStore: this server has no grid stores")
 
 
 def changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ scale asked for. Blocks follow each other in zyx order whatever the size of the 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from dvid_dask.datatypes.labelmap.blocks import Layout, decompress
 from dvid_dask.datatypes.labelmap.index import Box, Index
 from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
+from dvid_dask.datatypes.runs import counted_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import binary_blocks, coarse, rles
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Bounds", "SparseVolume", "coarse_runs"]
 
 _BATCH = 256
-_SPOOL = 32 << 20
 _FAR = 1 << 40
 
 Limit = "int | None"
@@ -185,16 +184,7 @@ class SparseVolume:
 
     def legacy(self) -> Iterator[bytes]:
         """Runs behind a header that counts them; nothing at all if there are none. Large ones wait in a file."""
-        with tempfile.SpooledTemporaryFile(_SPOOL) as spool:
-            count = _spool(self.runs(), spool)
-            if not count:
-                return
-            if count >= 1 << 32:
-                raise BadRequest(f"label {self.label} has {count} runs, more than the header can say: use format=srles")
-            yield rles.encode_rles(np.empty((0, 4), np.int32))[:8] + count.to_bytes(4, "little")
-            spool.seek(0)
-            while chunk := spool.read(1 << 20):
-                yield chunk
+        return counted_runs(self.runs())
 
     def streaming(self) -> Iterator[bytes]:
         """Runs alone."""
@@ -228,11 +218,3 @@ def coarse_runs(slabs: Iterator[NDArray[np.int32]]) -> NDArray[np.int32]:
 def _inside(block_zyx: NDArray[np.int32], box: Box) -> NDArray[np.bool_]:
     low, high = np.array(box[0]), np.array(box[1])
     return np.asarray(((block_zyx >= low) & (block_zyx <= high)).all(axis=1), np.bool_)
-
-
-def _spool(runs: Iterator[NDArray[np.int32]], spool: IO[bytes]) -> int:
-    count = 0
-    for part in runs:
-        count += len(part)
-        spool.write(rles.encode_srles(part))
-    return count

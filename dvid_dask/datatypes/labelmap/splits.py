@@ -19,6 +19,7 @@ from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, restore_entries, set_mapping
 from dvid_dask.datatypes.labelmap.rows import Rows, distinct_blocks
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
+from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts, rles
 
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 _BATCH = 256
-MAX_RUNS = 1 << 26
 
 
 class Parts(NamedTuple):
@@ -70,41 +70,6 @@ class Done:
     split_voxels: NDArray[np.int64]
     remain_voxels: NDArray[np.int64]
     entries: NDArray[np.bool_]
-
-
-def prepare_runs(runs: ArrayLike, *, distinct: bool = False) -> NDArray[np.int32]:
-    """Runs as a split needs them: int32 (n, 4) x, y, z, length, sorted and without overlap.
-
-    Parameters
-    ----------
-    runs
-        In any order.
-    distinct
-        Refuse runs that overlap, rather than join them.
-
-    Raises
-    ------
-    BadRequest
-        If there is no voxel, too many runs, or a run that can't be.
-    """
-    given = np.asarray(runs)
-    if given.ndim != 2 or given.shape[1] != 4 or given.dtype.kind not in "iu":
-        raise BadRequest(f"runs are integers (n, 4): x, y, z, length; got {given.dtype} of shape {given.shape}")
-    if not len(given):
-        raise BadRequest("a split needs at least one voxel, and these runs have none")
-    if len(given) > MAX_RUNS:
-        raise BadRequest(f"{len(given)} runs; a split takes at most {MAX_RUNS}")
-    wide = given.astype(np.int64)
-    if int(wide[:, 3].min()) < 1:
-        raise BadRequest("a run has a length of 0 or less")
-    ends = wide[:, :3].copy()
-    ends[:, 0] += wide[:, 3] - 1
-    if int(wide[:, :3].min()) < -(1 << 31) or int(ends.max()) >= 1 << 31:
-        raise BadRequest("a run leaves the range of signed 32-bit coordinates")
-    normal = rles.normalize(wide.astype(np.int32))
-    if distinct and int(normal[:, 3].sum(dtype=np.int64)) != int(wide[:, 3].sum()):
-        raise BadRequest("runs overlap: each voxel may be named once")
-    return normal
 
 
 class _Pieces:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import edits, events, extents
 from dvid_dask.datatypes.labelmap.counters import RESERVED
-from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
+from dvid_dask.datatypes.labelmap.methods.recording import Recording
 from dvid_dask.errors import BadRequest
-from dvid_dask.versions.records import go_time, rfc3339
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -23,16 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Editing"]
 
 
-#: Fields of a mutation's record that are known only when it is done.
-_AT_THE_END = frozenset({"CleavedSize", "RemainSize", "SplitSize"})
-
-MAX_MESSAGE = 980 * 1024
-"""Bytes of a mutation's record from which on its list of supervoxels is kept as a blob, as in DVID."""
-
 _DRAWS = 1000  # from a range of labels of which some are in use
 
 
-class Editing(Bodies):
+class Editing(Bodies, Recording):
     """Changes of the bodies of a labelmap."""
 
     def merge(self, target: int, others: Sequence[int], *, user: str = "", app: str = "", force: bool = False) -> int:
@@ -97,13 +89,6 @@ class Editing(Bodies):
 
         return self.mutate(change, user=user, app=app, force=force)
 
-    def _told(self, supervoxels: NDArray[np.uint64]) -> dict[str, Any]:
-        """Cleaved supervoxels as the log tells them: a long list is a blob."""
-        fields: dict[str, Any] = {"CleavedSupervoxels": supervoxels.tolist()}
-        if len(encoded := msgspec.json.encode(fields)) > MAX_MESSAGE:
-            return {"DataRef": self.version.datastore.put_blob(encoded)}
-        return fields
-
     def _unused_labels(self, view: Space, n: int = 1) -> NDArray[np.uint64]:
         """The next labels; those in use are skipped: administrators may have chosen a range with such labels."""
         found = np.empty(0, np.uint64)
@@ -150,24 +135,3 @@ class Editing(Bodies):
 
         self.next_labels.raise_to(max(new for new, _ in pairs))
         return self.mutate(change, user=user, app=app, force=force)
-
-    @staticmethod
-    def _stamp(m: Mutation, mutation: int | None = None) -> Stamp:
-        return Stamp(m.id if mutation is None else mutation, rfc3339(m.time), m.user, m.app)
-
-    def _log(self, m: Mutation, action: str, mutation: int | None = None, **fields: Any) -> None:
-        """Add a record to the mutation log, in DVID's form."""
-        record = {
-            "Action": action,
-            "MutationID": m.id if mutation is None else mutation,
-            "UUID": self.version.uuid,
-            "Timestamp": go_time(m.time),
-            **({"User": m.user} if m.user else {}),
-            **({"App": m.app} if m.app else {}),
-            **fields,
-        }
-        record = dict(sorted(record.items()))
-        if m.watched and action.endswith("-complete"):
-            begun = {k: v for k, v in record.items() if k not in _AT_THE_END}
-            m.announce(self, begun | {"Action": action.removesuffix("-complete")})
-        m.log(self, record)

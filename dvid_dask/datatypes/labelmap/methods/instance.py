@@ -120,7 +120,7 @@ class Instance(Datatype):
         first, last = self._corners()
         block = settings["BlockSize"]
         return {
-            "Values": [{"DataType": "uint64", "Label": "labelmap"}],
+            "Values": [{"DataType": "uint64", "Label": self.typename}],
             "Interpolable": False,
             "BlockSize": block,
             "VoxelSize": settings["VoxelSize"],
@@ -219,3 +219,7 @@ class Instance(Datatype):
 
     def _when(self, moment: datetime) -> dict[str, Any]:
         return {"Timestamp": go_time(moment), "UUID": self.version.uuid}
+
+    def _vid(self) -> int:
+        """Id of the version that a change is of: the root's for an unversioned instance."""
+        return self.version.id if self.info.versioned else self.repo[self.repo.root].id

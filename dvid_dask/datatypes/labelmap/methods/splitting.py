@@ -221,9 +221,6 @@ class Splitting(Editing):
             if rows:
                 yield version, np.concatenate(rows)
 
-    def _vid(self) -> int:
-        return self.version.id if self.info.versioned else self.repo[self.repo.root].id
-
     @staticmethod
     def _body_to_split(space: AnySpace, supervoxel: int) -> int:
         if not 1 <= supervoxel <= RESERVED:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.labelmap.events import BodyCleaved
-from dvid_dask.datatypes.labelmap.methods.splitting import Splitting
+from dvid_dask.datatypes.labelmap.methods.recording import Recording
 from dvid_dask.datatypes.labelmap.restoring import Contradicted, kept_space, restore_on_draft
 from dvid_dask.datatypes.labelmap.steps import (
     Cut,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Undoing"]
 
 
-class Undoing(Splitting):
+class Undoing(Recording):
     """Mutations of an open version taken back, and done again."""
 
     def undoable(self) -> Iterator[UndoRecord]:

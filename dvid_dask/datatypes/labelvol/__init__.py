@@ -1,0 +1,15 @@
+"""labelvol: the sparse volume of each label, as runs by block, and the edits of a labelblk.
+
+============  ======================================================
+`datatype`    `LabelVol`, the instance at a version
+`volumes`     stored runs: read, merged, split
+`checking`    do they agree with the voxels?
+`settings`    creation settings
+`keys`        keys inside the instance's key space
+============  ======================================================
+"""
+
+from dvid_dask.datatypes.labelvol.datatype import LabelVol
+from dvid_dask.datatypes.labelvol.volumes import Bounds
+
+__all__ = ["Bounds", "LabelVol"]
