@@ -215,6 +215,12 @@ def test_the_page_on_counts_runs(tmp_path):
     assert printed.splitlines()[-1] == "True"
 
 
+def test_the_page_on_older_label_types_runs(tmp_path):
+    printed = run_python("\n".join(blocks("docs/howto/older-labels.md", "python")), tmp_path).splitlines()
+    assert printed[-1] == "True"
+    assert printed[:2] == ["73724 [9 9 9 9 1 1]", "95904 [78 78 78 78 78 78]"]
+
+
 SYNAPSES = """
 import numpy as np
 import dvid_dask

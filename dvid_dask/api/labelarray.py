@@ -168,7 +168,7 @@ def get_sparsevol_size(call: Call) -> Response:
     label = label_arg(call)
     try:
         _, count, box = _of(call).sparse_size(label)
-        low, high = list(box.first[::-1]), list(box.last[::-1])
+        low, high = list(box.start[::-1]), [v - 1 for v in box.stop[::-1]]
     except NotFound:
         count, low, high = 0, [0, 0, 0], [n - 1 for n in _of(call).block_shape[::-1]]
     return text(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from dvid_dask.store import Amount, Transaction, View
+    from dvid_dask.versions.mutation import HasKeys
 
 __all__ = ["Space", "TxSpace"]
 
@@ -33,10 +34,6 @@ class _Reads:
     def __init__(self, reader: View | Transaction, prefix: bytes) -> None:
         self._reader = reader
         self.prefix = prefix
-
-    def beside(self, prefix: bytes) -> Self:
-        """Another instance's keys in the same state of the same tree."""
-        return type(self)(self._reader, prefix)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -102,6 +99,10 @@ class Space(_Reads):
     __slots__ = ()
     _reader: View
 
+    def beside(self, instance: HasKeys) -> Space:
+        """The keys of another instance in the same state of the same tree."""
+        return instance.space_in(self._reader)
+
     @property
     def view(self) -> View:
         """The pinned state of the whole tree below."""
@@ -138,6 +139,10 @@ class TxSpace(_Reads):
 
     __slots__ = ()
     _reader: Transaction
+
+    def beside(self, instance: HasKeys) -> TxSpace:
+        """The keys of another instance in the same transaction."""
+        return instance.tx_space_in(self._reader)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a key."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
-from dvid_dask.datatypes.labelmap.extents import Extents, grow_extents
+from dvid_dask.datatypes.labelmap.extents import grow_extents
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.downsample import commonest_label
@@ -86,7 +87,7 @@ def follow(
         space.put_many(zip(block_keys, parallel(make, tasks, grain=2), strict=True))
     written = np.array(sorted(under), np.int32).reshape(-1, 3)
     if len(written):
-        grow_extents(space, Extents.of(written.min(axis=0) * shape, (written.max(axis=0) + 1) * shape - 1))
+        grow_extents(space, Box.of(written.min(axis=0) * shape, (written.max(axis=0) + 1) * shape))
     return written
 
 

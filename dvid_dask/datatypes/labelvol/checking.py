@@ -31,7 +31,7 @@ def disagreements(space: Space, source: VoxelSource, block_shape: Sequence[int])
     block_shape
         Voxels of a block (z, y, x).
     """
-    voxels = space.beside(source.info.prefix)
+    voxels = space.beside(source)
     matched = 0
     for coords in source.stored_blocks(voxels):
         for block, dense in source.dense_blocks(voxels, coords):

@@ -16,6 +16,7 @@ from dvid_dask.datatypes.labelvol.volumes import OPEN, Bounds
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
+from dvid_dask.versions.mutation import HasKeys
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -33,12 +34,8 @@ RESERVED = 2**64 - 1
 """A label that is never handed out."""
 
 
-class VoxelSource(Protocol):
+class VoxelSource(HasKeys, Protocol):
     """What a labelvol asks of its labelblk."""
-
-    @property
-    def info(self) -> InstanceInfo:
-        """Its record."""
 
     def view(self) -> Space:
         """Its keys at this version."""
@@ -213,7 +210,8 @@ class LabelVol(Datatype):
             If it follows none.
         """
         point = np.array([point_zyx], np.int32)
-        return int(self.labels_in(self._need_voxels().view().beside(self.info.prefix), point)[0][0])
+        source = self._need_voxels()
+        return int(source.labels_in(source.view(), point)[0][0])
 
     def labels_in(
         self, space: AnySpace, points_zyx: NDArray[np.int32]
@@ -222,7 +220,7 @@ class LabelVol(Datatype):
         source = self.voxels
         if source is None:
             return np.zeros(len(points_zyx), np.uint64), np.zeros(len(points_zyx), np.uint64)
-        return source.labels_in(space.beside(source.info.prefix), points_zyx)
+        return source.labels_in(space.beside(source), points_zyx)
 
     def blocks_in(self, space: AnySpace, body: int) -> Iterator[NDArray[np.int32]]:
         """The blocks of a label, int32 (n, 3) (z, y, x) in batches, read through a space."""
