@@ -15,7 +15,8 @@
     │   └── LaterMutations                          later mutations depend on it: undo them first (HTTP 409)
     ├── NotSupported               NotImplementedError  this build or this datatype can't do it (HTTP 501)
     ├── TooBusy                    RuntimeError     try again later (HTTP 503)
-    └── Unavailable                RuntimeError     a service this one asks fails or is too slow (HTTP 503)
+    ├── Unavailable                RuntimeError     a service this one asks fails or is too slow (HTTP 503)
+    └── BrokenBase                 RuntimeError     an adopted volume is gone or was changed: bring it back (HTTP 502)
 
 Each class carries the HTTP status that DVID answers with, so the service needs one handler and no status codes of its
 own. Errors of the store (`dvid_dask.store`) form their own tree below `StoreError`; those a caller of this layer can
@@ -39,6 +40,7 @@ from typing import ClassVar
 __all__ = [
     "AmbiguousVersion",
     "BadRequest",
+    "BrokenBase",
     "Conflict",
     "DvidError",
     "Forbidden",
@@ -136,6 +138,12 @@ class Unavailable(DvidError, RuntimeError):
     """A service that has to be asked fails, breaks off or is too slow; the message says which and how."""
 
     status = 503
+
+
+class BrokenBase(DvidError, RuntimeError):
+    """The volume that an instance stands on is gone, is not what was adopted, or holds what can't be decoded."""
+
+    status = 502
 
 
 def did_you_mean(given: str, known: Iterable[str], *, show: int = 8) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .base import Base, BaseScale
 from .images import find_images
 from .opening import open_volume
 from .urls import directory_url
 from .volume import Volume
 
-__all__ = ["Volume", "directory_url", "find_images", "open_volume"]
+__all__ = ["Base", "BaseScale", "Volume", "directory_url", "find_images", "open_volume"]
