@@ -8,7 +8,7 @@ import typer
 
 from dvid_dask.cli.console import Selector, StoreArgument, find_version, open_store, say
 from dvid_dask.cli.nanovdb import list_of_ids
-from dvid_dask.cli.volumes import InstanceArgument, Scheduler, Workers, cluster
+from dvid_dask.cli.volumes import InstanceArgument, RegionOption, Scheduler, Workers, cluster, region_at
 
 __all__ = ["mesh"]
 
@@ -52,6 +52,7 @@ def mesh(
         ),
     ] = None,
     edge: Annotated[int, typer.Option(help="Voxels along a brick: memory of a task grows with its cube.")] = 256,
+    region: RegionOption = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
@@ -71,5 +72,6 @@ def mesh(
             keep=keep,
             format=format,
             edge=edge,
+            region=region_at(at, region),
         )
     say(str(report))

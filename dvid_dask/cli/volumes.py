@@ -12,12 +12,14 @@ import typer
 
 import dvid_dask
 from dvid_dask.cli.console import Selector, StoreArgument, find_repo, find_version, open_store, say
+from dvid_dask.datatypes.roi import Region, Roi
 from dvid_dask.errors import BadRequest, UnknownVersion
 from dvid_dask.store import StoreNotFound
 from dvid_dask.versions import Datastore, Version
 
 __all__ = [
     "InstanceArgument",
+    "RegionOption",
     "Scheduler",
     "Workers",
     "check_index",
@@ -26,6 +28,7 @@ __all__ = [
     "export",
     "ingest",
     "point",
+    "region_at",
 ]
 
 Workers = Annotated[
@@ -33,6 +36,10 @@ Workers = Annotated[
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Address of a running Dask scheduler to use instead.", show_default=False)
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option("--region", metavar="ROI", help="Only voxels in this roi of the same version.", show_default=False),
 ]
 
 
@@ -89,6 +96,7 @@ def ingest(
         typer.Option(help="Coarser scales to write.  [default: all the instance has]", min=0, show_default=False),
     ] = None,
     label_offset: Annotated[int, typer.Option(help="Added to every label that is not 0.", min=0)] = 0,
+    region: RegionOption = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and stop.")] = False,
@@ -113,6 +121,7 @@ def ingest(
         at.repo.new_instance(typename or _type_for(volume.dtype), instance, dict(map(_pair, setting or ())), at=at)
     target = at[instance]
     settings: dict[str, Any] = {"offset": point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
+    settings["region"] = region_at(at, region)
     if plan:
         say(str(ops.ingest_plan(volume, target, **settings)))
         return
@@ -145,22 +154,24 @@ def export(
     properties: Annotated[
         bool, typer.Option("--properties", help="Also the sizes of bodies, as segment properties of neuroglancer.")
     ] = False,
+    region: RegionOption = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
     """Write a volume out for other programs. A run that was killed goes on when started again."""
     from dvid_dask import ops
 
-    source = find_version(open_store(store, read_only=True), version)[instance]
+    at = find_version(open_store(store, read_only=True), version)
     with cluster(workers, scheduler):
         report = ops.export(
-            source,
+            at[instance],
             destination,
             format=format,
             scales=scales,
             supervoxels=supervoxels,
             sharded=not unsharded,
             segment_properties=properties,
+            region=region_at(at, region),
         )
     say(str(report))
 
@@ -174,15 +185,17 @@ def downres(
         int | None,
         typer.Option(help="Coarsest scale to write.  [default: the instance's last]", min=1, show_default=False),
     ] = None,
+    region: RegionOption = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
     """Compute the coarser scales of a volume from a finer one."""
     from dvid_dask import ops
 
-    target = find_version(open_store(store), version)[instance]
+    at = find_version(open_store(store), version)
+    part = region_at(at, region)
     with cluster(workers, scheduler):
-        report = ops.downres(target, from_scale=from_scale, scales=scales, app="dvid-dask downres")
+        report = ops.downres(at[instance], from_scale=from_scale, scales=scales, region=part, app="dvid-dask downres")
     say(str(report))
 
 
@@ -191,15 +204,17 @@ def check_index(
     version: Selector,
     instance: InstanceArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Put right what differs.")] = False,
+    region: RegionOption = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
     """Count all voxels of a labelmap and compare its label index; exit status 1 where it differs."""
     from dvid_dask import ops
 
-    target = find_version(open_store(store), version)[instance]
+    at = find_version(open_store(store), version)
+    part = region_at(at, region)
     with cluster(workers, scheduler):
-        report = ops.check_index(target, repair=repair, app="dvid-dask check-index")
+        report = ops.check_index(at[instance], repair=repair, region=part, app="dvid-dask check-index")
     say(str(report))
     if not (report.ok or report.repaired):
         raise typer.Exit(1)
@@ -259,6 +274,16 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def region_at(version: Version, name: str | None) -> Region | None:
+    """The region of a roi at a version; None where none is named."""
+    if name is None:
+        return None
+    roi = version[name]
+    if not isinstance(roi, Roi):
+        raise BadRequest(f"{name!r} is a {roi.info.typename}, not a roi")
+    return roi.region
 
 
 def _pair(text: str) -> tuple[str, str]:

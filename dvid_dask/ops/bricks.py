@@ -73,6 +73,14 @@ class Grid:
         per_brick = np.array([e // b for e, b in zip(self.edge, self.block, strict=True)], np.int64)
         return replace(self, chosen=np.unique(blocks.reshape(-1, 3) // per_brick, axis=0))
 
+    def among(self, bricks: NDArray[np.int64]) -> Grid:
+        """The same grid, with just those of its bricks at these grid positions (n, 3), distinct and in order."""
+        if self.chosen is None:
+            return replace(self, chosen=bricks)
+        held = {tuple(brick) for brick in self.chosen.tolist()}
+        kept = [tuple(brick) in held for brick in bricks.tolist()]
+        return replace(self, chosen=bricks[np.array(kept, np.bool_)])
+
     @functools.cached_property
     def cells(self) -> Box:
         """Bricks as cells of their grid."""

@@ -18,6 +18,7 @@ from dvid_dask.ops.job import InstanceLedger, LedgerPhase
 from dvid_dask.ops.label_bricks import LabelBricks
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.stored import block_shape, box_of_blocks, stored_blocks
+from dvid_dask.ops.within import Part, Within, within
 from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def downres(
     *,
     from_scale: int = 0,
     scales: int | None = None,
+    region: Part | None = None,
     client: Any = None,
     progress: bool = True,
     user: str = "",
@@ -78,6 +80,9 @@ def downres(
         The scale to start from; it isn't changed.
     scales
         The coarsest scale to write: by default the instance's last one.
+    region
+        Only voxels in it are written, of coarser scales those whose middle is: a `Region`, a roi, or bricks of a work
+        list from `partition`.
     client, progress, user, app, force
         As for `ingest`.
 
@@ -111,6 +116,7 @@ def downres(
         )
     if isinstance(instance, LabelMap) and levels > instance.layout.levels:
         raise BadRequest(f"{instance.name!r} keeps {instance.layout.levels} coarser scales, {levels} were asked for")
+    part = within(region)
     client = job.find_client(client)
     job.check_reach(client, instance)
     space = instance.view(0)
@@ -130,18 +136,22 @@ def downres(
         instance=instance.info.data_uuid,
         version=instance.version.uuid,
         scales=[from_scale, levels],
+        **({} if part is None else {"region": part.identity}),
     )
+    show = Progress(progress)
+    grids = _grids(plan.grids, blocks, part)
+    total = sum(g.count for g in grids)
+    if not total:
+        raise BadRequest(f"nothing to do: {instance.name!r} has no block in the region")
     ledger = InstanceLedger(instance, name, user=user, app=app, force=force)
     ledger.begin({"op": "downres", "scales": [from_scale, levels]}, _make_scales(instance, levels))
-    show = Progress(progress)
-    grids = _grids(plan.grids, blocks)
-    total = sum(g.count for g in grids)
     show.say(f"scales {from_scale + 1} to {levels} of {instance.name!r}: {len(blocks):,} blocks in {total:,} bricks")
     for grid in grids:
         phase = f"scale{grid.scale}"
         title = f"scales {grid.scale + 1} to {grid.scale + grid.levels}"
         weights = [grid.brick(i).size for i in range(grid.count)]
-        job.execute(LedgerPhase(ledger, phase, title, weights, _task(instance, ledger, phase, grid)), client, show)
+        task = _task(instance, ledger, phase, grid, part)
+        job.execute(LedgerPhase(ledger, phase, title, weights, task), client, show)
 
     def finish(m: Mutation, _: TxSpace) -> None:
         when = {"Timestamp": go_time(m.time), "UUID": m.version.uuid}
@@ -157,9 +167,10 @@ def _coarsest(instance: Datatype) -> int:
     return max(instance.scales(), default=0) if isinstance(instance, ImageBlk) else 0
 
 
-def _grids(grids: tuple[Grid, ...], blocks: NDArray[np.int64]) -> list[Grid]:
-    """The grids with the bricks that have blocks; `blocks` are of the first grid's scale."""
-    return [grid.only(blocks >> (grid.scale - grids[0].scale)) for grid in grids]
+def _grids(grids: tuple[Grid, ...], blocks: NDArray[np.int64], part: Within | None) -> list[Grid]:
+    """The grids with the bricks that have blocks, in the region; `blocks` are of the first grid's scale."""
+    made = [grid.only(blocks >> (grid.scale - grids[0].scale)) for grid in grids]
+    return made if part is None else [part.bricks(grid) for grid in made]
 
 
 def _make_scales(instance: Datatype, levels: int) -> Callable[[Any, TxSpace], None]:
@@ -171,9 +182,11 @@ def _make_scales(instance: Datatype, levels: int) -> Callable[[Any, TxSpace], No
     return make
 
 
-def _task(instance: Datatype, ledger: InstanceLedger, phase: str, grid: Grid) -> Callable[..., job.Result]:
+def _task(
+    instance: Datatype, ledger: InstanceLedger, phase: str, grid: Grid, part: Within | None
+) -> Callable[..., job.Result]:
     if isinstance(instance, LabelMap):
-        return LabelBricks(ledger, phase, instance.layout, grid)
+        return LabelBricks(ledger, phase, instance.layout, grid, within=part)
     if isinstance(instance, ImageBlk) and instance.extents is not None:
-        return ImageBricks(ledger, phase, grid, instance.extents)
+        return ImageBricks(ledger, phase, grid, instance.extents, within=part)
     raise BadRequest(f"{instance.name!r} has no extents: nothing was written yet")

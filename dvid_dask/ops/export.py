@@ -29,6 +29,7 @@ from dvid_dask.ops.job import LedgerPhase, ScratchLedger
 from dvid_dask.ops.levels import Level, level_grid, level_task, plan_levels, write_metadata
 from dvid_dask.ops.precomputed import write_properties
 from dvid_dask.ops.progress import Progress
+from dvid_dask.ops.within import Part, within
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
@@ -73,6 +74,7 @@ def export(
     supervoxels: bool = False,
     sharded: bool = True,
     segment_properties: bool = False,
+    region: Part | None = None,
     client: Any = None,
     progress: bool = True,
 ) -> ExportReport:
@@ -96,6 +98,9 @@ def export(
         Whether a precomputed volume puts its chunks together into shards, some thousands a file.
     segment_properties
         Also write the voxels of every body as neuroglancer's ``segment_properties``, for precomputed volumes.
+    region
+        Only voxels in it, and 0 elsewhere; of coarser scales those whose middle is. The volume written is the box
+        around them. A `Region`, a roi, or bricks of a work list from `partition`.
     client, progress
         As for `ingest`.
 
@@ -123,19 +128,25 @@ def export(
     ((32, 32, 32), 7)
     """
     began = time.monotonic()
+    part = within(region)
+    if segment_properties and part is not None:
+        raise BadRequest("segment properties are those of whole bodies: they don't go with a region")
     if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, LabelMap)):
         raise BadRequest("segment properties are those of bodies in a precomputed volume")
     client = job.find_client(client)
     job.check_reach(client, instance)
     space = instance.view(0)
     url = directory_url(destination)
-    levels = plan_levels(instance, space, url, format=format, scales=scales, supervoxels=supervoxels, sharded=sharded)
+    levels = plan_levels(
+        *(instance, space, url), format=format, scales=scales, supervoxels=supervoxels, sharded=sharded, part=part
+    )
     name = job.job_name(
         op="export",
         instance=instance.info.data_uuid,
         state=space.token,
         specs=[level.spec for level in levels],
         supervoxels=supervoxels,
+        **({} if part is None else {"region": part.identity}),
     )
     ledger = _begin(instance, url, name, levels, format)
     show = Progress(progress)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Mutation, Space, TxSpace
     from dvid_dask.ops.bricks import Grid
     from dvid_dask.ops.sources import Volume
+    from dvid_dask.ops.within import Within
 
 __all__ = ["ImageBricks"]
 
@@ -52,6 +53,8 @@ class ImageBricks:
         Voxel of the instance that the source's first voxel is (z, y, x).
     box
         Voxels to write, scale 0.
+    within
+        Only voxels of this region are written, at the source's scale; without a source, at all coarser scales.
     """
 
     ledger: InstanceLedger
@@ -61,6 +64,7 @@ class ImageBricks:
     source: Volume | None = None
     origin: Point = (0, 0, 0)
     box: Box | None = None
+    within: Within | None = None
 
     def __call__(self, index: int, given: NDArray[Any] | None = None) -> Result:
         """Do one brick and commit it."""
@@ -95,9 +99,10 @@ class _Brick:
         task, scale = self.task, self.task.grid.scale
         coarse = self._stored(1, self.regions[0].at_scale(1)) if len(self.regions) > 1 else None
         leaves = list(task.grid.leaves(self.regions[0]))
-        raw = self._raw(leaves)
+        written = {leaf for leaf in leaves if self._touched(leaf)}
+        raw = self._raw([leaf for leaf in leaves if leaf in written])
         for leaf in leaves:
-            voxels = self._base(leaf) if raw is None else self._new(leaf, next(raw))
+            voxels = self._new(leaf, next(raw)) if raw is not None and leaf in written else self._base(leaf)
             if coarse is not None:
                 self._halve(voxels, leaf, scale, coarse, self.regions[1])
             del voxels
@@ -105,6 +110,7 @@ class _Brick:
             dense, region = coarse, self.regions[level]
             if dense is None:
                 break
+            self._keep_outside(dense, region, scale + level)
             self._encode(dense, region, scale + level)
             coarse = self._stored(level + 1, region.at_scale(1)) if level + 1 < len(self.regions) else None
             if coarse is not None:
@@ -128,6 +134,22 @@ class _Brick:
         self._remember(region, scale)
         return self.image.bulk_read(self.space, region.start, region.shape, scale)
 
+    def _keep_outside(self, voxels: NDArray[Any], box: Box, scale: int) -> None:
+        """Where only a region of a coarser scale is to be made anew, put back what is stored beside it."""
+        mask = self._mask(box, scale) if self.task.source is None and self.given is None else None
+        if mask is not None:
+            self._remember(box, scale)
+            stored = self.image.bulk_read(self.space, box.start, box.shape, scale)
+            voxels[~mask] = stored[~mask]
+
+    def _mask(self, box: Box, scale: int) -> NDArray[np.bool_] | None:
+        """Which voxels of a box are written; None for all."""
+        return None if self.task.within is None else self.task.within.mask(box, scale)
+
+    def _touched(self, leaf: Box) -> bool:
+        """Whether a piece has voxels that are written."""
+        return self.task.within is None or self.task.within.touches(self._inside(leaf))
+
     def _inside(self, box: Box) -> Box:
         """The part of a box that is written."""
         return box if self.task.box is None else box.intersect(self.task.box)
@@ -150,13 +172,18 @@ class _Brick:
     def _new(self, leaf: Box, voxels: NDArray[Any]) -> NDArray[Any]:
         """The voxels of a piece as they will be; its blocks go to those to write."""
         inside, scale = self._inside(leaf), self.task.grid.scale
-        if inside != leaf:
+        mask = self._mask(inside, scale)
+        if inside != leaf or mask is not None:
             self._remember(leaf, scale)
             whole = np.array(self.image.bulk_read(self.space, leaf.start, leaf.shape, scale))
-            whole[inside.relative(leaf.start).slices()] = voxels
+            part = whole[inside.relative(leaf.start).slices()]
+            if mask is None:
+                part[...] = voxels
+            else:
+                part[mask] = voxels[mask]
             voxels = whole
         self._encode(voxels, leaf, scale)
-        self.voxels += inside.size
+        self.voxels += inside.size if mask is None else int(np.count_nonzero(mask))
         return voxels
 
     def _halve(self, voxels: NDArray[Any], box: Box, scale: int, out: NDArray[Any], region: Box) -> None:

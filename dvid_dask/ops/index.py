@@ -21,6 +21,7 @@ from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import Rows
+from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
 from dvid_dask.ops import job
@@ -28,6 +29,7 @@ from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.label_bricks import partition_of
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.stored import stored_blocks
+from dvid_dask.ops.within import Part, within
 from dvid_dask.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexProblem", "IndexReport", "check_index", "ranges_of_bodies"]
 
+_PAGE_BITS = 4  # a page of the label index holds the rows of 16^3 blocks
 _REGION_BITS = 3  # voxels are read in bricks of 8^3 blocks
 _BODIES_PER_TASK = 20_000
 _FLUSH_ROWS = 1 << 19
@@ -178,11 +181,14 @@ class _FromVoxels:
     layout: Layout
     bricks: NDArray[np.int64]
     partitions: int
+    inside: Region | None = None
 
     def __call__(self, index: int) -> Result:
         side = 1 << _REGION_BITS
         offsets = np.indices((side, side, side)).reshape(3, -1).T
         wanted = self.bricks[index] * side + offsets
+        if self.inside is not None:
+            wanted = wanted[self.inside.contains_blocks(wanted)]
         mapping = Mapping(self.space)
         out = _Out(self.ledger, "voxels", index, self.partitions)
         voxels = rows = 0
@@ -208,6 +214,7 @@ class _FromIndex:
     space: Space
     edges: Sequence[int]
     partitions: int
+    inside: Region | None = None
 
     def __call__(self, index: int) -> Result:
         start, stop = self.edges[index], self.edges[index + 1]
@@ -238,10 +245,13 @@ class _FromIndex:
         header = reader.header(body)
         if header is None:
             return False
+        if header.paged and self.inside is not None and not self._has_pages_inside(reader, body):
+            return True
         voxels = rows = 0
         sums: dict[int, int] = {}
         for page in reader.scan_rows(body):
-            out.add(np.full(len(page), body, np.uint64), page)
+            here = page if self.inside is None else page[self.inside.contains_blocks(page.block_zyx)]
+            out.add(np.full(len(here), body, np.uint64), here)
             voxels += page.voxels
             rows += len(page)
             for sv, n in zip(page.supervoxel.tolist(), page.count.tolist(), strict=True):
@@ -253,6 +263,14 @@ class _FromIndex:
         if table is None or dict(zip(table.id.tolist(), table.voxels.tolist(), strict=True)) != sums:
             problems.append((body, "its table of supervoxels doesn't agree with its rows"))
         return header.paged
+
+    def _has_pages_inside(self, reader: Index, body: int) -> bool:
+        """Whether a body has pages with blocks that are compared."""
+        if self.inside is None:
+            return True
+        regions = reader.regions(body)
+        shape = [n << _PAGE_BITS for n in self.inside.block_shape]
+        return bool(self.inside.rescaled(shape).contains_blocks(regions).any())
 
     def _orphans(self, start: int, stop: int, known: set[int]) -> Iterator[int]:
         for letter in (keys.pages(0)[:1], keys.buckets(0)[:1]):
@@ -338,6 +356,7 @@ def check_index(
     instance: Datatype,
     *,
     repair: bool = False,
+    region: Part | None = None,
     client: Any = None,
     progress: bool = True,
     scratch: str | None = None,
@@ -354,6 +373,9 @@ def check_index(
     repair
         Put the index right where it differs. Nobody should write to the instance meanwhile: if somebody did before the
         repair begins, nothing is repaired.
+    region
+        Only blocks with voxels in it are compared: a `Region`, a roi, or bricks of a work list from `partition`. That
+        the record of a body agrees with its rows is checked for every body that has blocks there.
     client, progress, user, app, force
         As for `ingest`.
     scratch
@@ -361,6 +383,8 @@ def check_index(
 
     Raises
     ------
+    BadRequest
+        If the index of a body is damaged as a whole, and only a region should be repaired.
     Conflict
         If the version was changed between check and repair: check again.
     LockedVersion
@@ -386,21 +410,27 @@ def check_index(
     client = job.find_client(client)
     job.check_reach(client, instance)
     show = Progress(progress)
+    part = within(region)
+    inside = None if part is None else part.region.rescaled(instance.block_shape)
     space = instance.view(0)
-    ledger = _begin(instance, space, scratch)
+    ledger = _begin(instance, space, scratch, None if part is None else part.identity)
     blocks = stored_blocks(instance, space, 0)
+    if inside is not None:
+        blocks = blocks[inside.contains_blocks(blocks)]
     partitions = max(8, 2 * _ROWS_PER_BLOCK * len(blocks) // _ROWS_PER_PARTITION)
     show.say(f"label index of {instance.name!r}: {len(blocks):,} blocks, {partitions:,} partitions")
     edges = ranges_of_bodies(Index(space))
     bricks = np.unique(blocks >> _REGION_BITS, axis=0)
     voxels = int(np.prod(instance.block_shape)) << 3 * _REGION_BITS
-    count = _FromVoxels(ledger, space, instance.layout, bricks, partitions)
+    count = _FromVoxels(ledger, space, instance.layout, bricks, partitions, inside)
     _run(ledger, "voxels", [voxels] * len(bricks), count, client, show)
-    read = _FromIndex(ledger, space, edges, partitions)
+    read = _FromIndex(ledger, space, edges, partitions, inside)
     _run(ledger, "index", [_BODIES_PER_TASK] * (len(edges) - 1), read, client, show)
     broken = [IndexProblem(*p) for r in ledger.done("index").values() for p in r["broken"]]
     lost = [body for r in ledger.done("index").values() for body in r["lost"]]
     who = {"user": user, "app": app, "force": force}
+    if repair and part is not None and lost:
+        raise BadRequest(f"the index of body {lost[0]} is damaged beyond the region: repair it without one")
     if repair:
         _rebuild_broken(instance, space, broken, set(lost), who)
     compare = _Compare(ledger, np.array(lost, np.uint64), instance if repair else None, who)
@@ -415,11 +445,11 @@ def _run(ledger: ScratchLedger, name: str, weights: list[int], task: Any, client
     job.execute(LedgerPhase(ledger, name, titles[name], weights, task), client, show)
 
 
-def _begin(instance: LabelMap, space: Space, scratch: str | None) -> ScratchLedger:
+def _begin(instance: LabelMap, space: Space, scratch: str | None, region: str | None) -> ScratchLedger:
     """The scratch tree of this check: of an earlier one only if that read the same state and had repaired nothing."""
     store = _scratch_store(instance, scratch)
     name = job.job_name(op="index", instance=instance.info.data_uuid, version=instance.version.uuid)
-    about = {"op": "index", "state": space.token}
+    about = {"op": "index", "state": space.token, "region": region}
     ledger = ScratchLedger(store, name)
     if ledger.begin(about) != about:
         ledger.drop()

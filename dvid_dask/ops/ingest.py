@@ -7,12 +7,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.boxes import Box
+from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
@@ -26,6 +26,7 @@ from dvid_dask.ops.label_bricks import LabelBricks
 from dvid_dask.ops.merge_counts import MergeCounts
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.sources import Volume, open_volume
+from dvid_dask.ops.within import Part, Within, within
 from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class IngestPlan:
     """What an ingest is going to do; `str` of it is for people."""
 
     volume: Volume
+    origin: Point  # voxel at which the volume's first one goes
     instance: Datatype
     plan: Plan
     label_offset: int
     partitions: int
+    within: Within | None = None
 
     @property
     def job(self) -> str:
@@ -63,17 +66,19 @@ class IngestPlan:
             edges=[g.edge for g in self.plan.grids],
             label_offset=self.label_offset,
             partitions=self.partitions,
+            **({} if self.within is None else {"region": self.within.identity, "origin": self.origin}),
         )
 
     def __str__(self) -> str:
         plan = self.plan
         bricks = " + ".join(f"{g.count:,}" for g in plan.grids)
         scales = f"scales 0 to {plan.levels}" if plan.levels else "scale 0 only"
+        where = f", those in {self.within}" if self.within else ""
         index = f", label index in {self.partitions:,} partitions" if self.partitions else ""
         return (
             f"ingest {self.volume.name} ({_extent(self.volume.shape)} {self.volume.dtype}, {_size(plan.bytes)})\n"
             f"  into {self.instance.name!r} at version {self.instance.version.uuid[:12]}, "
-            f"voxels {plan.box}\n"
+            f"voxels {plan.box}{where}\n"
             f"  {plan.blocks:,} blocks of {_extent(plan.block)}, {scales}{index}\n"
             f"  {bricks} bricks of up to {_extent(plan.grids[0].edge)} voxels, one commit each; "
             f"about {_size(plan.memory)} a task"
@@ -137,6 +142,7 @@ def ingest_plan(
     scales: int | None = None,
     label_offset: int = 0,
     brick_edge: int | None = None,
+    region: Part | None = None,
 ) -> IngestPlan:
     """What `ingest` would do with these arguments; nothing is written.
 
@@ -148,23 +154,42 @@ def ingest_plan(
     volume = open_volume(source, axes=axes, crop=crop, dtype=dtype)
     if len(offset) != 3:
         raise BadRequest(f"the offset is a voxel (z, y, x), got {tuple(offset)}")
-    box = volume.box.shift([int(o) for o in offset])
+    z, y, x = (int(o) for o in offset)
+    box = volume.box.shift((z, y, x))
+    part = within(region)
+    if part is not None:
+        box = part.bounds(box)
+        if not box:
+            raise BadRequest(f"nothing to do: no voxel of {volume.name}, from {(z, y, x)} on, is in the region")
     if label_offset < 0:
         raise BadRequest(f"the label offset must be 0 or more, got {label_offset}")
     if brick_edge is None and volume.delayed([]) is not None:
         brick_edge = _DASK_EDGE
     if isinstance(instance, LabelMap):
-        return _plan_labels(volume, instance, box, scales, label_offset, brick_edge)
-    if isinstance(instance, ImageBlk):
+        plan, partitions = _plan_labels(volume, instance, box, scales, brick_edge)
+    elif isinstance(instance, ImageBlk):
         if label_offset:
             raise BadRequest(f"{instance.name!r} is an image: it has no labels to offset")
-        return _plan_image(volume, instance, box, scales, brick_edge)
-    raise NotSupported(f"volumes go into labelmaps and images; {instance.name!r} is a {instance.info.typename}")
+        plan, partitions = _plan_image(volume, instance, box, scales, brick_edge), 0
+    else:
+        raise _no_volume(instance)
+    if part is not None:
+        plan = _only(plan, part)
+    return IngestPlan(volume, (z, y, x), instance, plan, label_offset, partitions, part)
+
+
+def _only(plan: Plan, part: Within) -> Plan:
+    """The plan with the bricks that have voxels of a region under them."""
+    return replace(plan, grids=tuple(part.bricks(grid) for grid in plan.grids))
+
+
+def _no_volume(instance: Datatype) -> NotSupported:
+    return NotSupported(f"volumes go into labelmaps and images; {instance.name!r} is a {instance.info.typename}")
 
 
 def _plan_labels(
-    volume: Volume, instance: LabelMap, box: Box, scales: int | None, label_offset: int, edge: int | None
-) -> IngestPlan:
+    volume: Volume, instance: LabelMap, box: Box, scales: int | None, edge: int | None
+) -> tuple[Plan, int]:
     if volume.dtype.kind != "u":
         hint = "; dtype='uint64' converts it" if volume.dtype.kind == "i" else ""
         raise BadRequest(f"{volume.name} has {volume.dtype} values, but labels are unsigned integers{hint}")
@@ -178,7 +203,7 @@ def _plan_labels(
     cells = box.cells(layout.block_shape)
     if min(cells.start) <= -_MAX_BLOCK or max(cells.stop) > _MAX_BLOCK:
         raise BadRequest(f"blocks {cells} are out of range: a label index names coordinates below {_MAX_BLOCK}")
-    return IngestPlan(volume, instance, plan, label_offset, _partitions(plan) if instance.indexed else 0)
+    return plan, _partitions(plan) if instance.indexed else 0
 
 
 def _partitions(plan: Plan) -> int:
@@ -188,7 +213,7 @@ def _partitions(plan: Plan) -> int:
     return 1 << max(by_size, by_bricks, 1).bit_length() - 1
 
 
-def _plan_image(volume: Volume, instance: ImageBlk, box: Box, scales: int | None, edge: int | None) -> IngestPlan:
+def _plan_image(volume: Volume, instance: ImageBlk, box: Box, scales: int | None, edge: int | None) -> Plan:
     if instance.layout.channels > 1:
         raise NotSupported(f"{instance.name!r} has {instance.layout.channels} channels: volumes of one are ingested")
     if volume.dtype != np.dtype(instance.dtype).newbyteorder("="):
@@ -200,8 +225,7 @@ def _plan_image(volume: Volume, instance: ImageBlk, box: Box, scales: int | None
     levels = (held or _natural_levels(box)) if scales is None else scales
     if not 0 <= levels < 32:
         raise BadRequest(f"{levels} coarser scales: expected 0 to 31")
-    plan = plan_bricks(box, instance.block_shape, levels=levels, itemsize=volume.dtype.itemsize, edge=edge)
-    return IngestPlan(volume, instance, plan, 0, 0)
+    return plan_bricks(box, instance.block_shape, levels=levels, itemsize=volume.dtype.itemsize, edge=edge)
 
 
 def _natural_levels(box: Box) -> int:
@@ -219,6 +243,7 @@ def ingest(
     scales: int | None = None,
     label_offset: int = 0,
     brick_edge: int | None = None,
+    region: Part | None = None,
     client: Any = None,
     progress: bool = True,
     user: str = "",
@@ -251,6 +276,9 @@ def ingest(
         Added to every label except 0.
     brick_edge
         Largest edge of a brick in voxels.
+    region
+        Only voxels in it are written: a `Region`, a roi, or bricks of a work list from `partition`. Bricks without any
+        are not even read.
     client
         A `distributed.Client`; by default the current one, else Dask's own choice of scheduler.
     progress
@@ -294,6 +322,7 @@ def ingest(
         scales=scales,
         label_offset=label_offset,
         brick_edge=brick_edge,
+        region=region,
     )
     show.say(str(plan))
     client = job.find_client(client)
@@ -305,7 +334,7 @@ def ingest(
             return _ingest_labels(run, instance)
         if isinstance(instance, ImageBlk):
             return _ingest_image(run, instance)
-    raise NotSupported(f"{instance.name!r} is a {instance.info.typename}")
+    raise _no_volume(instance)
 
 
 @contextlib.contextmanager
@@ -363,10 +392,10 @@ class _Run:
         """For a source that Dask computes: makes the parts that bricks get, as dask objects."""
         if self.source is not None:
             return None
-        box, grid = self.plan.plan.box, self.plan.plan.grids[0]
+        box, grid, origin = self.plan.plan.box, self.plan.plan.grids[0], self.plan.origin
 
         def given(indices: Sequence[int]) -> list[Any] | None:
-            return self.volume.delayed([grid.brick(i).intersect(box).relative(box.start) for i in indices])
+            return self.volume.delayed([grid.brick(i).intersect(box).relative(origin) for i in indices])
 
         return given
 
@@ -412,7 +441,8 @@ def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
         if not first:
             return LabelBricks(ledger, name, instance.layout, grid)
         return LabelBricks(
-            ledger, name, instance.layout, grid, run.source, box.start, box, plan.label_offset, plan.partitions
+            *(ledger, name, instance.layout, grid, run.source, plan.origin, box),
+            *(plan.label_offset, plan.partitions, plan.within),
         )
 
     results, resumed = run.bricks(task)
@@ -444,7 +474,7 @@ def _ingest_image(run: _Run, instance: ImageBlk) -> Report:
     def task(name: str, grid: Grid, first: bool) -> ImageBricks:
         if not first:
             return ImageBricks(ledger, name, grid, whole)
-        return ImageBricks(ledger, name, grid, whole, run.source, box.start, box)
+        return ImageBricks(ledger, name, grid, whole, run.source, plan.origin, box, plan.within)
 
     results, resumed = run.bricks(task)
 
@@ -467,4 +497,5 @@ def _record(plan: IngestPlan, m: Mutation, action: str) -> dict[str, Any]:
         "Offset": list(plan.plan.box.start[::-1]),
         "Size": list(plan.plan.box.shape[::-1]),
         "Scales": plan.plan.levels,
+        **({} if plan.within is None else {"Region": str(plan.within)}),
     }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Mutation, Space, TxSpace
     from dvid_dask.ops.bricks import Grid
     from dvid_dask.ops.sources import Volume
+    from dvid_dask.ops.within import Within
 
 __all__ = ["Counts", "LabelBricks", "decode_counts", "encode_counts", "partition_of", "rows_prefix", "scan_counts"]
 
@@ -216,6 +217,8 @@ class LabelBricks:
         Added to every label but 0.
     partitions
         Of the rows for the index; 0 keeps no index.
+    within
+        Only voxels of this region are written, at the source's scale; without a source, at all coarser scales.
     """
 
     ledger: InstanceLedger
@@ -227,6 +230,7 @@ class LabelBricks:
     box: Box | None = None
     add: int = 0
     partitions: int = 0
+    within: Within | None = None
 
     def __call__(self, index: int, given: NDArray[Any] | None = None) -> Result:
         """Do one brick and commit it."""
@@ -265,9 +269,14 @@ class _Brick:
         coarse = self._coarse(1) if len(self.slabs) > 1 else None
         counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]] = []
         leaves = list(self.task.grid.leaves(self.region))
-        raw = self._raw(leaves)
+        written = {leaf for leaf in leaves if self._touched(leaf)}
+        raw = self._raw([leaf for leaf in leaves if leaf in written])
         for leaf in leaves:
-            voxels = self._stored(leaf) if raw is None else self._encode(leaf, next(raw), counted)
+            voxels: NDArray[np.uint64] | None = None
+            if raw is not None and leaf in written:
+                voxels = self._encode(leaf, next(raw), counted)
+            else:
+                voxels = self._stored(leaf)
             if coarse is not None:
                 self._halve(voxels, leaf, coarse, self.slabs[1])
             del voxels
@@ -275,6 +284,7 @@ class _Brick:
             dense, slab = coarse, self.slabs[level]
             if dense is None:
                 break
+            self._keep_outside(dense, slab)
             for number, made in zip(
                 slab.numbers(slab.region).tolist(),
                 label_blocks.encode_blocks(dense, slab.block),
@@ -294,6 +304,18 @@ class _Brick:
         if not slab.fresh and self.slabs[level - 1].region.at_scale(1) != slab.region:
             slab.paste(self.task.layout, dense, slab.region)
         return dense
+
+    def _keep_outside(self, voxels: NDArray[np.uint64], slab: _Slab) -> None:
+        """Where only a region of a coarser scale is to be made anew, put back what is stored beside it."""
+        mask = self._mask(slab.region, slab.scale) if self.task.source is None and self.given is None else None
+        if mask is not None:
+            stored = np.zeros(voxels.shape, np.uint64)
+            slab.paste(self.task.layout, stored, slab.region)
+            np.copyto(voxels, stored, where=~mask)
+
+    def _mask(self, box: Box, scale: int) -> NDArray[np.bool_] | None:
+        """Which voxels of a box are written; None for all."""
+        return None if self.task.within is None else self.task.within.mask(box, scale)
 
     @staticmethod
     def _halve(voxels: NDArray[np.uint64] | None, box: Box, out: NDArray[np.uint64], slab: _Slab) -> None:
@@ -319,11 +341,12 @@ class _Brick:
         slab = self.slabs[0]
         inside = self._inside(leaf)
         voxels = self._labels(raw)
-        if inside != leaf:
+        mask = self._mask(inside, 0)
+        if inside != leaf or mask is not None:
             whole = np.zeros(leaf.shape, np.uint64)
             if not slab.fresh:
                 slab.paste(self.task.layout, whole, leaf)
-            whole[inside.relative(leaf.start).slices()] = voxels
+            np.copyto(whole[inside.relative(leaf.start).slices()], voxels, where=True if mask is None else mask)
             voxels = whole
         blocks, number, label, count = label_blocks.encode_and_count(voxels, slab.block)
         numbers = slab.numbers(leaf)
@@ -337,8 +360,12 @@ class _Brick:
         if len(label):
             self.max_label = max(self.max_label, int(label.max()))
         counted.append((numbers[number], label, count.astype(np.int64)))
-        self.voxels += inside.size
+        self.voxels += inside.size if mask is None else int(np.count_nonzero(mask))
         return voxels
+
+    def _touched(self, leaf: Box) -> bool:
+        """Whether a piece has voxels that are written."""
+        return self.task.within is None or self.task.within.touches(self._inside(leaf))
 
     def _inside(self, box: Box) -> Box:
         """The part of a box that is written."""
@@ -372,6 +399,8 @@ class _Brick:
     def _index(
         self, space: Space, counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]]
     ) -> None:
+        if not counted:
+            return
         slab, layout = self.slabs[0], self.task.layout
         parts = list(counted)
         if not slab.fresh:

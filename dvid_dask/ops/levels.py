@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import Result, ScratchLedger
 from dvid_dask.ops.precomputed import LabelChunks, from_first_block, shard_grid, sharding_for
 from dvid_dask.ops.stored import block_shape, stored_scales
+from dvid_dask.ops.within import Within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +54,8 @@ class Level:
         Of the tensorstore to write, JSON.
     sharding
         Of a precomputed volume in shards.
+    within
+        Voxels beside this region are written as 0.
     """
 
     scale: int
@@ -60,12 +63,18 @@ class Level:
     source: VoxelArray | PinnedImage
     spec: str
     sharding: Sharding | None
+    within: Within | None = None
 
     def read(self, brick: Box) -> NDArray[Any]:
         """Voxels of a box that is counted from the first voxel."""
-        if isinstance(self.source, PinnedImage):  # is itself an array from the first voxel on
-            return self.source[brick.slices()]
-        return self.source[brick.shift(self.box.start).slices()]
+        box = brick.shift(self.box.start)
+        voxels = (
+            self.source[box.slices()] if isinstance(self.source, VoxelArray) else self.source.read(box.start, box.shape)
+        )
+        mask = None if self.within is None else self.within.mask(box, self.scale)
+        if mask is None:
+            return voxels
+        return np.where(mask.reshape(*mask.shape, *[1] * (voxels.ndim - 3)), voxels, voxels.dtype.type(0))
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -133,19 +142,25 @@ def plan_levels(
     scales: int | None = None,
     supervoxels: bool = False,
     sharded: bool = True,
+    part: Within | None = None,
 ) -> list[Level]:
     """The scales of an instance to write below a URL, scale 0 first; see `ops.export`.
 
     Raises
     ------
     BadRequest
-        If the format is unknown, or the instance is empty or hasn't so many scales.
+        If the format is unknown, or the instance is empty, also within `part`, or hasn't so many scales.
     """
     if format not in FORMATS:
         raise BadRequest(f"format {format!r} is unknown: choose one of {', '.join(FORMATS)}")
     box = _extents(instance, space)
+    if part is not None:
+        box = part.bounds(box)
+        if not box:
+            raise BadRequest(f"{instance.name!r} has no voxel in the region: there is nothing to write")
     count = _count_scales(instance, space, format, scales)
-    return [_level(instance, space, box, s, supervoxels, format, url, sharded) for s in range(count)]
+    levels = [_level(instance, space, box, s, supervoxels, format, url, sharded) for s in range(count)]
+    return levels if part is None else [replace(level, within=part) for level in levels]
 
 
 def _extents(instance: Datatype, space: Space) -> Box:
@@ -215,6 +230,7 @@ def level_task(ledger: ScratchLedger, phase: str, level: Level, grid: Grid) -> C
         grid,
         level.folder,
         level.sharding,
+        level.within,
     )
 
 
@@ -317,8 +333,10 @@ def write_metadata(instance: Datatype, levels: Sequence[Level], url: str, *, for
 
 
 def level_grid(instance: Datatype, space: Space, level: Level, format: str) -> Grid:
-    """Bricks as seen from the first voxel: that is where chunks begin."""
+    """Bricks as seen from the first voxel, where chunks begin; of a region those that have voxels of it."""
     block = block_shape(instance)
     if format == "precomputed" and (level.sharding is not None or isinstance(instance, LabelMap)):
-        return shard_grid(instance, space, level.scale, level.box, block, level.sharding)
-    return Grid(0, 0, _whole(block), block, Box.of_shape(level.box.shape))
+        grid = shard_grid(instance, space, level.scale, level.box, block, level.sharding)
+    else:
+        grid = Grid(0, 0, _whole(block), block, Box.of_shape(level.box.shape))
+    return grid if level.within is None else level.within.bricks(grid, level.box.start, level.scale)

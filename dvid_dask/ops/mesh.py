@@ -34,6 +34,7 @@ from dvid_dask.ops.mesh_bricks import MergePieces, MeshBricks, neighbours_before
 from dvid_dask.ops.mesh_files import FOLDER_FORMATS, FileWriter, FolderWriter, KeyWriter, ShardWriter, SupervoxelWriter
 from dvid_dask.ops.progress import Progress
 from dvid_dask.ops.stored import block_batches
+from dvid_dask.ops.within import Part, Within, within
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -91,6 +92,7 @@ def mesh(
     keep: float = 0.1,
     format: str | None = None,
     edge: int = _EDGE,
+    region: Part | None = None,
     user: str = "",
     app: str = "",
     force: bool = False,
@@ -129,6 +131,9 @@ def mesh(
         says, ``ngmesh`` at a ``keyvalue`` instance, and ``precomputed`` in a folder.
     edge
         Voxels along a side of a brick, about: a task's memory grows with its cube.
+    region
+        Only voxels in it are meshed, of a coarser scale those whose middle is, and surfaces are closed where it ends: a
+        `Region`, a roi, or bricks of a work list from `partition`.
     user, app, force
         As for `Datatype.mutate`, at a destination in a store.
     client, progress
@@ -169,6 +174,9 @@ def mesh(
         raise BadRequest(f"keep {keep}: expected a fraction of the triangles, above 0 and up to 1")
     if not 16 <= edge <= 1024:
         raise BadRequest(f"bricks of {edge} voxels: expected 16 to 1024")
+    part = within(region)
+    if part is not None and since is not None:
+        raise BadRequest("what changed since a version is made anew for whole labels: since= doesn't go with a region")
     z, y, x = (size * 2**scale for size in nanometres(instance))
     writer = _writer(destination, format, (z, y, x), keep, {"user": user, "app": app, "force": force})
     _need_libraries()
@@ -182,7 +190,7 @@ def mesh(
     space = instance.view(0)
     wanted, gone = _chosen(instance, space, labels, since, by_supervoxel)
     per_brick = np.array([max(1, edge // b) for b in instance.block_shape], np.int64)
-    bricks = _bricks(instance, space, wanted, scale, per_brick, by_supervoxel)
+    bricks = _bricks(instance, space, wanted, scale, per_brick, by_supervoxel, part)
     name = job.job_name(
         op="mesh",
         instance=instance.info.data_uuid,
@@ -194,6 +202,7 @@ def mesh(
         edge=edge,
         format=writer.format,
         destination=_where(destination),
+        **({} if part is None else {"region": part.identity}),
     )
     partitions = min(_PARTITIONS, max(1, 4 * len(bricks)))
     if isinstance(writer, FolderWriter) and writer.format == "sharded":
@@ -213,7 +222,7 @@ def mesh(
     )
     task = MeshBricks(
         *(ledger, "bricks", space, instance.layout, scale, per_brick, bricks, wanted),
-        *(by_supervoxel, instance.indexed, keep, writer, partitions),
+        *(by_supervoxel, instance.indexed, keep, writer, partitions, part),
     )
     job.execute(LedgerPhase(ledger, "bricks", "surfaces", [voxels] * len(bricks), task), client, show)
     done = list(ledger.done("bricks").values())
@@ -366,11 +375,15 @@ def _bricks(
     scale: int,
     per_brick: NDArray[np.int64],
     supervoxels: bool,
+    part: Within | None,
 ) -> NDArray[np.int64]:
     """Grid positions (n, 3) of the bricks that have cells with voxels of the labels."""
     found = [np.empty((0, 3), np.int64)]
+    inside = None if part is None else part.region.rescaled([n << scale for n in instance.block_shape])
     if wanted is None:
         for blocks in block_batches(instance, space, scale):
+            if inside is not None:
+                blocks = blocks[inside.contains_blocks(blocks)]
             found.append(neighbours_before(blocks.astype(np.int64), per_brick))
         return np.unique(np.concatenate(found), axis=0)
     index = Index(space)
@@ -381,5 +394,7 @@ def _bricks(
     for scan in scans:
         for rows in scan:
             blocks = np.unique(distinct_blocks(rows.sorted()) >> scale, axis=0).astype(np.int64)
+            if inside is not None:
+                blocks = blocks[inside.contains_blocks(blocks)]
             found.append(neighbours_before(blocks, per_brick))
     return np.unique(np.concatenate(found), axis=0)

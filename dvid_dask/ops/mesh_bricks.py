@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, decompress
 from dvid_dask.datatypes.labelmap.index import Index
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.base import Space, TxSpace
+    from dvid_dask.ops.within import Within
 
 __all__ = ["MergePieces", "MeshBricks", "decode_piece", "encode_piece", "merged", "neighbours_before"]
 
@@ -127,6 +129,8 @@ class MeshBricks:
         Fraction of triangles that stay, and where finished meshes go.
     partitions
         Of the labels whose pieces are put together.
+    within
+        Voxels beside this region count as background.
     """
 
     ledger: ScratchLedger
@@ -142,6 +146,7 @@ class MeshBricks:
     keep: float
     writer: FileWriter
     partitions: int
+    within: Within | None = None
 
     def __call__(self, index: int) -> Result:
         """Do one brick and note it."""
@@ -195,6 +200,7 @@ class MeshBricks:
                 nz, ny, nx = shape // 8
                 uniform[z : z + nz, y : y + ny, x : x + nx] = label_blocks.uniform_sub_blocks(block)
         del blocks, held
+        self._cut_off(dense, uniform, (first + low) * shape)
         index = Index(self.space) if self.indexed else None
         mapping = Mapping(self.space)
         origin = ((first + low) * shape).astype(np.float64)
@@ -212,6 +218,17 @@ class MeshBricks:
             )
             piece = simplified(piece, self.keep, self.writer.voxel_nm)
             yield label, Piece(piece.vertices, piece.faces, piece.made, _at_walls(piece.vertices, walls)), whole
+
+    def _cut_off(self, dense: NDArray[np.uint64], uniform: NDArray[np.bool_], start: NDArray[np.int64]) -> None:
+        """Clear the voxels beside the region; cubes of 8 voxels a side that it cuts are no longer of one label."""
+        box = Box.of_shape(dense.shape).shift(start.tolist())
+        mask = None if self.within is None else self.within.mask(box, self.scale)
+        if mask is None:
+            return
+        dense[~mask] = 0
+        nz, ny, nx = uniform.shape
+        inside = mask[:-1, :-1, :-1].reshape(nz, 8, ny, 8, nx, 8).sum(axis=(1, 3, 5), dtype=np.int32)
+        uniform &= (inside == 0) | (inside == 512)
 
     def _numbered(self, blocks: list[bytes]) -> tuple[NDArray[np.uint64], list[NDArray[np.uint64]]]:
         """The labels that are wanted, and of each block's table their numbers, from 1 on; 0 for the others."""

@@ -6,6 +6,7 @@ the compressed chunks of its shard. The chunks begin where blocks do: the volume
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats import compressed_segmentation
+from dvid_dask.formats import compressed_segmentation, label_blocks
 from dvid_dask.formats.compression import gzip_compress
 from dvid_dask.formats.sharding import Sharding, choose_sharding, chunk_ids
 from dvid_dask.ops.bricks import Grid
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.base import Datatype, Space
+    from dvid_dask.ops.within import Within
 
 __all__ = ["LabelChunks", "from_first_block", "shard_grid", "sharding_for", "write_properties"]
 
@@ -96,6 +98,8 @@ class LabelChunks:
         Directory of the scale.
     sharding
         None writes a file for each chunk.
+    within
+        Voxels beside this region are written as background.
     """
 
     ledger: ScratchLedger
@@ -108,6 +112,7 @@ class LabelChunks:
     grid: Grid
     url: str
     sharding: Sharding | None
+    within: Within | None = None
 
     def __call__(self, index: int) -> Result:
         """Write one brick and note it."""
@@ -123,6 +128,8 @@ class LabelChunks:
             place = place.with_transaction(transaction)
         chunks = 0
         for coords, blocks in read_blocks(self.space, self.layout, self.scale, wanted):
+            if self.within is not None:
+                coords, blocks = self._inside(self.within, coords, blocks)
             made = self._encode(coords, blocks, mapping)
             keys = self._keys(coords)
             writes = [place.write(k, c) for k, c in zip(keys, made, strict=True) if c is not None]
@@ -132,6 +139,22 @@ class LabelChunks:
         if transaction is not None:
             transaction.commit_async().result()
         return self.ledger.commit(self.phase, index, lambda _, __: {"chunks": chunks})
+
+    def _inside(
+        self, part: Within, coords: NDArray[np.int32], blocks: list[bytes]
+    ) -> tuple[NDArray[np.int32], list[bytes]]:
+        """The blocks with voxels of the region, and only these in them."""
+        made = parallel(functools.partial(self._masked, part), list(zip(coords.tolist(), blocks, strict=True)))
+        kept = [i for i, block in enumerate(made) if block is not None]
+        return coords[kept], [block for block in made if block is not None]
+
+    def _masked(self, part: Within, given: tuple[list[int], bytes]) -> bytes | None:
+        place, block = given
+        box = Box.of(place, [n + 1 for n in place]).scaled(self.layout.block_shape)
+        mask = part.mask(box, self.scale)
+        if mask is None:
+            return block
+        return label_blocks.encode_block(np.where(mask, label_blocks.decode_block(block), 0)) if mask.any() else None
 
     def _open(self) -> Any:
         import tensorstore as ts

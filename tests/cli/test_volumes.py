@@ -104,3 +104,26 @@ def test_scales_and_index(cli, labels, store):
     seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
     assert seg.read((0, 0, 0), (16, 15, 25), scale=1).all()
     assert "the index is exact" in cli("check-index", store, "master", "seg").out
+
+
+def test_only_a_region(cli, labels, store, tmp_path):
+    """Ingest, coarser scales, the check of the index and exports keep to a roi of the version."""
+    path, volume = labels
+    cli("node", "new-instance", store, "master", "labelmap", "seg", "MaxDownresLevel=1")
+    cli("node", "new-instance", store, "master", "roi", "part", "BlockSize=32,32,32")
+    fly = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]
+    fly["part"].replace([[0, 0, 0, 1], [1, 1, 2, 9]])
+    mask = fly["part"].mask((0, 0, 0), volume.shape)
+    assert "10 blocks" in cli("ingest", path, store, "-i", "seg", "--region", "part", "--plan").out
+    assert "no voxel" in cli("ingest", path, store, "-i", "seg", "--offset", "0,900,0", "--region", "part", code=1).err
+    cli("ingest", path, store, "-i", "seg", "--region", "part")
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert np.array_equal(seg.read((0, 0, 0), volume.shape), np.where(mask, volume, 0))
+    cli("downres", store, "master", "seg", "--region", "part")
+    assert "exact" in cli("check-index", store, "master", "seg", "--region", "part").out
+    cli("export", store, "master", "seg", tmp_path / "out", "--format", "zarr", "--region", "part")
+    array = zarr.open_array(tmp_path / "out", mode="r")
+    low = array.attrs["offset"]
+    box = tuple(slice(a, a + n) for a, n in zip(low, array.shape, strict=True))
+    assert np.array_equal(array[:], np.where(mask, volume, 0)[box])
+    assert "is a labelmap, not a roi" in cli("export", store, "master", "seg", "x", "--region", "seg", code=1).err

@@ -63,9 +63,9 @@ def check_mask(offset: Sequence[int], shape: Sequence[int]) -> tuple[Point, Poin
     return (z, y, x), (d, h, w)
 
 
-def voxel_mask(between: Between, block_shape: Point, offset: Point, shape: Point) -> NDArray[np.bool_]:
-    """Which voxels of a box lie in blocks of spans."""
-    voxels = [np.arange(a, a + n) for a, n in zip(offset, shape, strict=True)]
+def voxel_mask(between: Between, block_shape: Point, offset: Point, shape: Point, scale: int = 0) -> NDArray[np.bool_]:
+    """Which voxels of a box lie in blocks of spans; at a coarser scale, those whose middle does."""
+    voxels = [(np.arange(a, a + n) << scale) + (1 << scale >> 1) for a, n in zip(offset, shape, strict=True)]
     blocks = [v // n for v, n in zip(voxels, block_shape, strict=True)]
     first = [int(b[0]) for b in blocks]
     last = [int(b[-1]) for b in blocks]
@@ -280,15 +280,27 @@ class Region:
         """
         return self.contains_blocks(as_integers(points, 3, "points") // np.array(self.block_shape, np.int64))
 
-    def mask(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[np.bool_]:
+    def mask(self, offset: Sequence[int], shape: Sequence[int], scale: int = 0) -> NDArray[np.bool_]:
         """Which voxels of a box (z, y, x) are in the region.
+
+        Parameters
+        ----------
+        offset, shape
+            The box, in voxels of `scale`.
+        scale
+            0 is full resolution. Of a coarser scale those voxels are in the region whose middle is.
 
         Raises
         ------
         BadRequest
             An empty box, one that leaves int32, or one of more than 3 Gi voxels.
+
+        Examples
+        --------
+        >>> Region([[0, 0, 1, 1]], (32, 32, 32)).mask((0, 0, 14), (1, 1, 4), scale=1)
+        array([[[False, False,  True,  True]]])
         """
-        return voxel_mask(self._between, self.block_shape, *check_mask(offset, shape))
+        return voxel_mask(self._between, self.block_shape, *check_mask(offset, shape), scale)
 
     def _between(self, z: tuple[int, int], y: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
         layers = self._layers(*z)
