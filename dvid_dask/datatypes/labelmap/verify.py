@@ -1,11 +1,12 @@
 """Does all this agree? Index = voxels, mapping = index, sums = rows, coarser scales = scale 0.
 
-Three checks, each in pieces that know nothing of each other and need little memory, so that a Dask graph can run them:
+Four checks, each in pieces that know nothing of each other and need little memory, so that a Dask graph can run them:
 
 * `check_blocks`: every voxel of these blocks is in the index of its supervoxel's body, and no other voxel;
 * `check_bodies`: the sums of these bodies are those of their rows, their supervoxels are mapped to them, and the voxels
   their rows speak of are there;
-* `check_scale`: these coarse blocks are what the finer scale makes them.
+* `check_scale`: these coarse blocks are what the finer scale makes them;
+* `check_made`: ids that edits made for bodies are no supervoxels.
 
 `verify` runs all of them over an instance. An instance that clients loaded in parts (blocks without index, indices
 of their own, no down-sampling) has problems here that it was asked to have.
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Problem", "check_blocks", "check_bodies", "check_scale", "stored_blocks", "verify"]
+__all__ = ["Problem", "check_blocks", "check_bodies", "check_made", "check_scale", "stored_blocks", "verify"]
 
 _BATCH = 512
 
@@ -152,6 +153,24 @@ def check_bodies(space: AnySpace, layout: Layout, bodies: Iterable[int], *, voxe
             yield Problem("mapping", f"body {body}: supervoxels {foreign[:5].tolist()} are mapped to other bodies")
 
 
+def check_made(space: AnySpace, bodies: Iterable[int]) -> Iterator[Problem]:
+    """Look whether ids that edits made for bodies are retired: voxels of that id would be theirs unasked.
+
+    Parameters
+    ----------
+    bodies
+        Bodies that a cleave, split or renumbering made. Those that are gone are passed over, and those that have voxels
+        of their id: merges of versions can give them some.
+    """
+    index, mapping = Index(space), Mapping(space)
+    for batch in batches(bodies, _BATCH):
+        found, _ = mapping.entries(batch)
+        for body, retired in zip(batch, found.tolist(), strict=True):
+            held = None if retired else index.supervoxels(body)
+            if held is not None and not (held.id == np.uint64(body)).any():
+                yield Problem("mapping", f"body {body} was made by an edit, and its id isn't retired as a supervoxel")
+
+
 def check_scale(space: AnySpace, layout: Layout, scale: int, block_zyx: NDArray[np.int32]) -> Iterator[Problem]:
     """Compare coarse blocks (at `scale`, 1 or more) with what the stored blocks of the finer scale make them."""
     keyed = list(rebuilt(space, layout, scale, block_zyx))
@@ -170,7 +189,7 @@ def _voxels(value: bytes | None, layout: Layout) -> bytes:
     return label_blocks.normalize(decompress(value, layout))
 
 
-def verify(space: AnySpace, layout: Layout, *, indexed: bool = True) -> Iterator[Problem]:
+def verify(space: AnySpace, layout: Layout, *, indexed: bool = True, made: Iterable[int] = ()) -> Iterator[Problem]:
     """All checks of an instance, one after the other, in bounded memory.
 
     Parameters
@@ -181,11 +200,14 @@ def verify(space: AnySpace, layout: Layout, *, indexed: bool = True) -> Iterator
         Block shape and scales.
     indexed
         Whether the instance keeps a label index.
+    made
+        Bodies that edits made, as `check_made` takes them.
     """
     if indexed:
         for blocks in stored_blocks(space):
             yield from check_blocks(space, layout, blocks)
         yield from check_bodies(space, layout, Index(space).bodies())
+        yield from check_made(space, made)
     for scale in range(1, layout.levels + 1):
         for finer in (scale - 1, scale):
             for blocks in stored_blocks(space, finer):

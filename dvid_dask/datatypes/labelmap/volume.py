@@ -23,7 +23,15 @@ class LabelVolume(VoxelWrites):
 
     def verify(self) -> Iterator[Problem]:
         """What in this version doesn't agree: index, voxels, mapping, sums, scales. Nothing, if all is well."""
-        return verify(self.view(), self.layout, indexed=self.indexed)
+        return verify(self.view(), self.layout, indexed=self.indexed, made=self._made_here())
+
+    def _made_here(self) -> Iterator[int]:
+        """Bodies that edits of this version made, by its log; an undo gives back ids that were somebody's before."""
+        fields = {"cleave-complete": "CleavedLabel", "split-complete": "NewLabel", "renumber-complete": "NewLabel"}
+        for record in self.mutations():
+            field = fields.get(str(record.get("Action")))
+            if field in record and "Undoes" not in record:
+                yield int(record[field])
 
     def disagreements(self) -> Iterator[str]:
         """`verify`, in words."""

@@ -243,6 +243,7 @@ class Model:
             self.mapping[split] = new
             if self.size(remain):  # an id without voxels is in no mapping
                 self.mapping[remain] = body
+        self.mapping[new] = RETIRED
         self.named(max([new, *(i for part in parts.values() for i in part)]))
         self.stamp(stamp, body, new)
         told = {str(sv): {"Split": split, "Remain": remain} for sv, (split, remain) in parts.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dvid_dask
+from dvid_dask.datatypes.labelmap.mapping import restore_entries
 from dvid_dask.errors import BadRequest, LockedVersion
 from dvid_dask.formats import rles
 
@@ -205,6 +206,41 @@ class TestBody:
         assert list(seg.verify()) == []
         ids = [i for page, bodies in seg.mappings() for i, b in zip(page.tolist(), bodies.tolist(), strict=True) if b]
         assert (seg.sizes(ids, supervoxels=True) > 0).all()
+
+    def test_the_new_id_is_no_supervoxel_and_stays_none(self, seg):
+        made = seg.split(1, runs_of(half(labels() == 1)))
+        listed = {i: b for page, bodies in seg.mappings() for i, b in zip(page.tolist(), bodies.tolist(), strict=True)}
+        assert (listed[made.body], seg.mapping([made.body]).tolist()) == (0, [0])
+        with pytest.raises(BadRequest, match=str(made.body)):
+            seg.write(np.full((16, 16, 16), made.body, np.uint64), (64, 0, 0))
+        with pytest.raises(BadRequest):
+            seg.split_supervoxel(2, runs_of(half(labels() == 2)), split=made.body)
+        seg.undo(made.mutation)
+        assert seg.mapping([made.body, 1]).tolist() == [0, 1]
+        assert list(seg.verify()) == []
+        seg.redo(made.mutation)
+        assert made.body in dict(seg.bodies_with_sizes())
+        assert list(seg.verify()) == []
+
+    @pytest.mark.parametrize("edit", ["cleave", "split", "renumber"])
+    def test_fsck_finds_a_body_whose_id_could_be_written(self, seg, edit):
+        seg.merge(1, [2])
+        made = {
+            "cleave": lambda: seg.cleave(1, [2])[0],
+            "split": lambda: seg.split(1, runs_of(half(labels() == 1))).body,
+            "renumber": lambda: seg.renumber([(90, 1)]) and 90,
+        }[edit]()
+        assert list(seg.verify()) == []
+        seg.mutate(lambda _, space: restore_entries(space, [made], False, 0))
+        (problem,) = seg.verify()
+        assert (problem.kind, f"body {made} " in problem.text) == ("mapping", True)
+
+    def test_a_body_that_an_undo_gives_back_keeps_its_own_id(self, seg):
+        seg.merge(5, [6])
+        seg.write(np.where(labels() == 5, 0, labels()).astype(np.uint64), OFFSET)  # 5 is a body of supervoxel 6 alone
+        seg.undo(seg.merge(1, [5]))
+        assert seg.supervoxels_of(5).id.tolist() == [6]
+        assert list(seg.verify()) == []
 
     def test_background_under_the_runs_does_not_count(self, seg):
         voxels = labels()

@@ -192,7 +192,9 @@ class Splitting(Editing):
             stamp = self._stamp(m)
             done = splits.cut(space, self.layout, body, parts, runs, stamp, strict=False)
             edits.move_rows(space, body, new_body, np.sort(parts.split), stamp, mark=False)
-            set_mapping(space, parts.split, new_body)
+            # the new body is no supervoxel: its id is retired as one, as a cleave does
+            made = np.append(parts.split, np.uint64(new_body))
+            set_mapping(space, made, np.append(np.full(len(parts.split), new_body, np.uint64), np.uint64(0)))
             splits.note_splits(space, self._vid(), m.id, parts)
             self._log(m, "split-complete", Target=body, NewLabel=new_body, Split=ref, SVSplits=sv_splits(parts))
             entries = np.ones(len(parts.split), np.bool_).tobytes()
