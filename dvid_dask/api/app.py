@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,9 @@ __all__ = ["create_app"]
 #: threads for the other time, and then gets another chance.
 BUDGET = 0.002
 PENALTY = 0.25
+
+#: Paths at which no file of a web client can be, even where they are no endpoint.
+WITHOUT_FILES = re.compile("/api/(server/[^/]+|node/[^/]+(/[^/]+)?|repo/[^/]+(/[^/]+){0,2})")
 
 
 def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Starlette:
@@ -293,13 +297,13 @@ class Dispatch:
         if server.silent.methods(path):
             return None
         tables = (server.routes, repos.top, repos.routes, nodes.routes)
-        methods = next(filter(None, (table.methods(path) for table in tables)), [])
-        if not methods and not path.startswith(("/api/server/", "/api/repo/", "/api/node/")):
-            methods = ["GET", "HEAD"]  # static files
+        methods = set(next(filter(None, (table.methods(path) for table in tables)), ()))
+        if not WITHOUT_FILES.fullmatch(path):
+            methods |= {"GET", "HEAD"}  # static files
         if not methods:
             return None
         response = empty()
-        response.headers["Allow"] = ", ".join([*methods, "OPTIONS"])
+        response.headers["Allow"] = ", ".join([*sorted(methods), "OPTIONS"])
         return response
 
     def static(self, request: Request) -> Response | None:

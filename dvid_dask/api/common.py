@@ -109,7 +109,7 @@ def decode_tags(data: bytes) -> dict[str, str]:
     """The body of ``POST tags``."""
     from .face import decode_json
 
-    return decode_json(data, dict[str, str])
+    return decode_json(data, dict[str, str] | None) or {}  # type: ignore[arg-type]
 
 
 class _Sync(msgspec.Struct):

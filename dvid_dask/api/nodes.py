@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dvid_dask.errors import Forbidden, LockedVersion
+from dvid_dask.errors import BadRequest, Forbidden, LockedVersion
 
 from .face import VersionRequest, decode_json
 from .failures import Unrouted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .face import Request
 
-__all__ = ["answer", "fold", "gate", "routes"]
+__all__ = ["answer", "fold", "gate", "given", "routes"]
 
 routes = Routes()
 
@@ -66,15 +66,19 @@ def answer(request: VersionRequest) -> Response:
 
 
 def fold(data: bytes, type: type[Any]) -> Any:
-    """A JSON object with keys in any case as a Struct with lower-case fields; an empty body counts as ``{}``."""
-    raw = decode_json(data, dict[str, Any]) if data else {}
+    """A JSON object with keys in any case as a Struct with lower-case fields; no body and null count as ``{}``."""
+    raw = (decode_json(data, dict[str, Any] | None) if data else None) or {}  # type: ignore[arg-type]
     return convert({k.lower(): v for k, v in raw.items()}, type)
+
+
+def given(data: bytes, type: type[Any]) -> Any:
+    """As :func:`fold`, where null counts as not given: clients send their language's nothing for a note."""
+    raw = {k: v for k, v in fold(data, dict[str, Any]).items() if v is not None}
+    return convert(raw, type)
 
 
 def convert(raw: Any, type: type[Any]) -> Any:
     """Check types of what was JSON."""
-    from dvid_dask.errors import BadRequest
-
     try:
         return msgspec.convert(raw, type)
     except msgspec.ValidationError as error:
@@ -88,14 +92,14 @@ def get_note(request: VersionRequest) -> Response:
 
 
 class _Note(msgspec.Struct):
-    note: str
+    note: str | None
 
 
 @routes.post("/api/node/{uuid}/note")
 def post_note(request: VersionRequest) -> Response:
-    """Replace the version's note: JSON ``{"note": "..."}``."""
-    values = request.json(dict[str, str], limit=LIMIT)
-    request.version.set_note(convert(values, _Note).note, force=request.force)
+    """Replace the version's note: JSON ``{"note": "..."}``; null empties it."""
+    values = request.json(dict[str, str | None], limit=LIMIT)
+    request.version.set_note(convert(values, _Note).note or "", force=request.force)
     return empty()
 
 
@@ -108,14 +112,14 @@ def get_log(request: VersionRequest) -> Response:
 class Lines(msgspec.Struct):
     """Body of a POST of log lines."""
 
-    log: list[str]
+    log: list[str | None] | None
 
 
 def log_lines(request: Request) -> list[str]:
-    """The lines in ``{"log": [...]}``; every value in the object must be a list of strings."""
-    values = request.json(dict[str, list[str]], limit=LIMIT)
-    lines: list[str] = convert(values, Lines).log
-    return lines
+    """The lines in ``{"log": [...]}``, null for none; every value in the object must be a list of strings."""
+    values = request.json(dict[str, list[str | None] | None], limit=LIMIT)
+    lines: list[str | None] = convert(values, Lines).log or []
+    return [line or "" for line in lines]
 
 
 @routes.post("/api/node/{uuid}/log")
@@ -144,7 +148,7 @@ def post_commit(request: VersionRequest) -> Response:
     ``note`` replaces the version's note, ``log`` (list of strings) is appended to its log.
     """
     raw = request.json(dict[str, Any], limit=LIMIT)
-    body = convert({k.lower(): v for k, v in raw.items()}, _Commit)
+    body = convert({k.lower(): v for k, v in raw.items() if v is not None}, _Commit)
     request.version.commit(note=body.note, log=body.log)
     return json({"committed": request.version.uuid})
 
@@ -157,7 +161,7 @@ class _NewVersion(msgspec.Struct):
 @routes.post("/api/node/{uuid}/newversion")
 def post_newversion(request: VersionRequest) -> Response:
     """Make a child of a committed version, on the same branch. JSON, optional: ``note``, ``uuid`` (32 hex digits)."""
-    body = fold(request.body.all(LIMIT), _NewVersion)
+    body = given(request.body.all(LIMIT), _NewVersion)
     child = request.version.newversion(note=body.note, uuid=body.uuid)
     return json({"child": child.uuid})
 
@@ -171,7 +175,7 @@ class _Branch(msgspec.Struct):
 @routes.post("/api/node/{uuid}/branch")
 def post_branch(request: VersionRequest) -> Response:
     """Make a child of a committed version on a new branch. JSON: ``branch``, and optionally ``note``, ``uuid``."""
-    body = fold(request.body.all(LIMIT), _Branch)
+    body = given(request.body.all(LIMIT), _Branch)
     child = request.version.new_branch(body.branch, note=body.note, uuid=body.uuid)
     return json({"child": child.uuid})
 
@@ -184,6 +188,6 @@ class _Tag(msgspec.Struct):
 @routes.post("/api/node/{uuid}/tag")
 def post_tag(request: VersionRequest) -> Response:
     """Give a committed version a second name: a committed child whose UUID is the tag. JSON: ``tag``, ``note``."""
-    body = fold(request.body.all(LIMIT), _Tag)
+    body = given(request.body.all(LIMIT), _Tag)
     child = request.version.tag(body.tag, note=body.note)
     return json({"child": child.uuid})

@@ -12,7 +12,7 @@ import msgspec
 from dvid_dask.errors import BadRequest, Forbidden
 
 from .failures import Unrouted
-from .nodes import LIMIT, convert, fold, gate, log_lines
+from .nodes import LIMIT, convert, fold, gate, given, log_lines
 from .responses import empty, json, text
 from .routes import Routes
 
@@ -56,7 +56,7 @@ class _NewRepo(msgspec.Struct):
     alias: str = ""
     description: str = ""
     passcode: str = ""
-    root: str | None = None
+    root: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @top.post("/api/repos")
@@ -70,8 +70,9 @@ def post_repos(request: Request) -> Response:
     if request.server.read_only:
         raise Forbidden("the server is in read-only mode")
     body = fold(request.body.all(LIMIT), _NewRepo)
+    root = None if body.root is msgspec.UNSET else body.root
     repo = request.server.datastore.new_repo(
-        alias=body.alias, description=body.description, root=body.root, passcode=body.passcode
+        alias=body.alias, description=body.description, root=root, passcode=body.passcode
     )
     raise_mutation_ids(repo, request.server.config.min_mutation_id_start)
     return json({"root": repo.root})
@@ -110,8 +111,8 @@ class _Info(msgspec.Struct):
 def post_info(request: VersionRequest) -> Response:
     """Change ``alias`` and/or ``description`` (JSON strings). Allowed at committed versions."""
     data = request.body.all(LIMIT)
-    given = {k: v for k, v in fold(data, dict[str, Any]).items() if k in ("alias", "description")}
-    changes = convert(given, dict[str, str])
+    known = {k: v for k, v in fold(data, dict[str, Any]).items() if k in ("alias", "description")}
+    changes = convert(known, dict[str, str])
     if changes:
         request.repo.set_info(**changes)
     return empty()
@@ -171,7 +172,7 @@ def post_merge(request: VersionRequest) -> Response:
     JSON: ``mergeType`` (``conflict-free``), ``parents`` (two or more version selectors), ``note``.
     Answer: ``{"child": "<uuid>"}``.
     """
-    body = fold(request.body.all(LIMIT), _Merge)
+    body = given(request.body.all(LIMIT), _Merge)
     if body.mergetype != "conflict-free":
         raise BadRequest(f'mergeType is "{body.mergetype[:80]}"; there is "conflict-free"')
     child = request.repo.merge(body.parents, note=body.note)
@@ -191,6 +192,6 @@ def post_resolve(request: VersionRequest) -> Response:
     JSON: ``data`` (instance names), ``parents`` (version selectors in order of priority), ``note``.
     Answer: ``{"child": "<uuid>"}``.
     """
-    body = fold(request.body.all(LIMIT), _Resolve)
+    body = given(request.body.all(LIMIT), _Resolve)
     child = request.repo.resolve(body.data, body.parents, note=body.note)
     return json({"child": child.uuid})

@@ -23,6 +23,29 @@ def test_commits_that_are_refused_lock_nothing(client, repo, body):
     assert client.get(f"/api/node/{repo}/status").json() == {"Locked": False}
 
 
+@pytest.mark.parametrize("level", ["node", "repo"])
+def test_null_is_nothing_given(client, repo, level):
+    before = client.get(f"/api/{level}/{repo}/log").json()["log"]
+    assert client.post(f"/api/{level}/{repo}/log", json={"log": None, "other": None}).status_code == 200
+    assert client.get(f"/api/{level}/{repo}/log").json()["log"] == before
+    assert client.post(f"/api/{level}/{repo}/log", json={"log": ["a", None]}).status_code == 200
+    assert [line.partition("  ")[2] for line in client.get(f"/api/{level}/{repo}/log").json()["log"]][-2:] == ["a", ""]
+
+
+def test_notes_may_be_null(client, repo):
+    client.post(f"/api/node/{repo}/note", json={"note": "old"})
+    assert client.post(f"/api/node/{repo}/commit", json={"note": None, "log": None}).status_code == 200
+    assert client.get(f"/api/node/{repo}/note").json() == {"note": "old"}
+    child = client.post(f"/api/node/{repo}/newversion", json={"note": None, "uuid": None}).json()["child"]
+    assert client.get(f"/api/node/{child}/note").json() == {"note": ""}
+    client.post(f"/api/node/{child}/note", json={"note": "new"})
+    assert client.post(f"/api/node/{child}/note", json={"note": None, "user": None}).status_code == 200
+    assert client.get(f"/api/node/{child}/note").json() == {"note": ""}
+    assert client.post(f"/api/node/{repo}/branch", json={"branch": "side", "note": None}).status_code == 200
+    assert client.post(f"/api/node/{repo}/branch", json={"branch": None}).status_code == 400
+    assert client.post(f"/api/node/{repo}/tag", json={"tag": "v1", "note": None}).status_code == 200
+
+
 def test_commit(client, repo):
     answer = client.post(f"/api/node/{repo}/commit", json={"NOTE": "done", "Log": ["x"]})
     assert answer.json() == {"committed": repo}

@@ -19,7 +19,18 @@ def test_a_new_repo(client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"[]", b"{", b'{"alias":1}', b'{"root":null,"alias":[]}', b"\xff", b'{"root":""}', b'{"root":"a/b"}', b"1"]
+    "body",
+    [
+        b"[]",
+        b"{",
+        b'{"alias":1}',
+        b'{"root":null}',
+        b'{"alias":null}',
+        b"\xff",
+        b'{"root":""}',
+        b'{"root":"a/b"}',
+        b"1",
+    ],
 )
 def test_bodies_that_make_no_repo(client, body):
     assert client.post("/api/repos", params=ADMIN, content=body).status_code == 400
@@ -54,6 +65,16 @@ def test_what_a_read_only_server_refuses(make_client):
     assert client.post(f"{path}/key/a", params=ADMIN, content=b"1").status_code == 200
     assert client.post("/api/repos", params=ADMIN).status_code == 400
     assert client.get(f"{path}/key/a").content == b"1"
+
+
+def test_a_body_may_be_null(client, repo):
+    assert client.post("/api/repos", params=ADMIN, content=b"null").status_code == 200
+    assert client.post(f"/api/repo/{repo}/info", content=b"null").status_code == 200
+    path = client.instance(repo)
+    assert client.post(f"{path}/tags", json={"a": "1"}).status_code == 200
+    assert client.post(f"{path}/tags", content=b"null").status_code == 200
+    assert client.get(f"{path}/tags").json() == {"Tags": {"a": "1"}}
+    assert client.post(f"{path}/tags", json={"a": None}).status_code == 400
 
 
 def test_info_is_changed_in_one_go(client, repo):

@@ -96,7 +96,13 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(
     ("path", "status", "allow"),
     [
-        ("/api/repos", 200, "POST, OPTIONS"),
+        ("/api/repos", 200, "GET, HEAD, POST, OPTIONS"),
+        ("/api/server/settings", 200, "POST, OPTIONS"),
+        ("/api/server/info/", 200, "GET, HEAD, OPTIONS"),
+        ("/api/repo/{repo}/info/", 200, "GET, HEAD, OPTIONS"),
+        ("/api/node/{repo}/", 200, "GET, HEAD, OPTIONS"),
+        ("/api/node/{repo}", 404, None),
+        ("/api/repo/{repo}/nosuch", 404, None),
         ("/api/server/info", 200, "GET, HEAD, OPTIONS"),
         ("/api/zzz", 200, "GET, HEAD, OPTIONS"),
         ("/api/node/{repo}/note", 200, "GET, HEAD, POST, OPTIONS"),
