@@ -26,6 +26,7 @@ __all__ = [
     "cluster",
     "downres",
     "export",
+    "publish",
     "ingest",
     "point",
     "region_at",
@@ -172,6 +173,56 @@ def export(
             sharded=not unsharded,
             segment_properties=properties,
             region=region_at(at, region),
+        )
+    say(str(report))
+
+
+def publish(
+    store: StoreArgument,
+    version: Selector,
+    instance: InstanceArgument,
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DESTINATION",
+            help="Path or URL of a folder for publications of the instance.",
+            show_default=False,
+        ),
+    ],
+    format: Annotated[str, typer.Option(help="zarr, ome-zarr or precomputed.")] = "ome-zarr",
+    scales: Annotated[
+        int | None, typer.Option(help="Coarser scales to write.  [default: all there are]", min=0, show_default=False)
+    ] = None,
+    supervoxels: Annotated[bool, typer.Option("--supervoxels", help="Supervoxels instead of bodies.")] = False,
+    properties: Annotated[
+        bool, typer.Option("--properties", help="Also the sizes of bodies, as segment properties of neuroglancer.")
+    ] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Change the volume at DESTINATION itself to show this version.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(help="An earlier publication to go on from.  [default: the nearest there]", show_default=False),
+    ] = None,
+    verify: Annotated[int, typer.Option(help="Boxes of each scale to read back and compare.", min=0)] = 0,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Write a committed version as static files; the next one writes only what changed. Goes on when started again."""
+    from dvid_dask import ops
+
+    source = find_version(open_store(store, read_only=True), version)[instance]
+    with cluster(workers, scheduler):
+        report = ops.publish(
+            source,
+            destination,
+            format=format,
+            scales=scales,
+            supervoxels=supervoxels,
+            segment_properties=properties,
+            in_place=in_place,
+            since=since,
+            verify=verify,
         )
     say(str(report))
 

@@ -125,6 +125,17 @@ class Sharding:
         z, y, x = (1 << s for s in sides)
         return z, y, x
 
+    def shard_file(self, chunk_id: int) -> str:
+        """Name of the file that holds a chunk.
+
+        Examples
+        --------
+        >>> Sharding(9, 3, 6).shard_file(0b101_111_000000000)
+        '05.shard'
+        """
+        number = chunk_id >> (self.preshift_bits + self.minishard_bits)
+        return f"{number:0{-(-self.shard_bits // 4) or 1}x}.shard"
+
     def to_json(self) -> dict[str, Any]:
         """As ``info`` has it."""
         return {

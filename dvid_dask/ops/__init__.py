@@ -22,6 +22,7 @@ from dvid_dask.ops.mesh import MeshReport, mesh
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.neurons import import_keyvalue, ingest_annotations, neuron_table, version_changes
 from dvid_dask.ops.partition import Brick, WorkList, map_partition, partition
+from dvid_dask.ops.publish import PublishReport, publish
 from dvid_dask.ops.regions import label_array, region_of
 from dvid_dask.ops.shards import ShardsReport, analyze_shards, export_shards
 from dvid_dask.ops.sources import Volume, open_volume
@@ -58,6 +59,7 @@ __all__ = [
     "JobFailedError",
     "MaxLabelReport",
     "MeshReport",
+    "PublishReport",
     "Report",
     "ShardsReport",
     "SplitReport",
@@ -91,6 +93,7 @@ __all__ = [
     "mesh",
     "neuron_table",
     "open_volume",
+    "publish",
     "reload_elements",
     "repair_max_labels",
     "sparse_volumes",

@@ -12,7 +12,7 @@ from dvid_dask.ops.job import ScratchLedger
 from dvid_dask.store import Store, StoreNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["end_job", "ledger_at", "plain_url", "write_whole"]
 
@@ -28,7 +28,9 @@ def plain_url(url: str) -> str:
     return f"file://{unquote(url.removeprefix('file://'))}" if url.startswith("file://") else url
 
 
-def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) -> ScratchLedger:
+def ledger_at(
+    url: str, name: str, begin: Callable[[], None], *, replace: bool, about: Mapping[str, Any] | None = None
+) -> ScratchLedger:
     """The ledger of a job, begun now or by an earlier run of it.
 
     Parameters
@@ -41,6 +43,8 @@ def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) 
         Called before a job begins that no earlier run had begun; may refuse.
     replace
         What to do where another job was left unfinished: forget it, or raise.
+    about
+        What is noted when the job begins; ``ledger.begin({})`` tells it.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def ledger_at(url: str, name: str, begin: Callable[[], None], *, replace: bool) 
             for tree in others:
                 store.drop_tree(tree)
     ledger = ScratchLedger(store, name)
-    ledger.begin({"op": "export"})
+    ledger.begin(dict(about or {"op": "export"}))
     return ledger
 
 

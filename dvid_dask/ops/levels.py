@@ -6,6 +6,7 @@ may write that last, when all that it describes is there.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import ome_zarr
-from dvid_dask.formats.sharding import Sharding
+from dvid_dask.formats.sharding import Sharding, chunk_ids
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import Result, ScratchLedger
 from dvid_dask.ops.precomputed import LabelChunks, from_first_block, shard_grid, sharding_for
@@ -35,6 +36,7 @@ __all__ = ["FORMATS", "Copy", "Level", "level_grid", "level_task", "nanometres",
 
 FORMATS = ("zarr", "ome-zarr", "precomputed")
 _EDGE = 256
+_CORNERS = list(itertools.product((0, 1), repeat=3))
 _METRES = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "angstrom": 0.1, "meter": 1e9}
 
 
@@ -102,6 +104,26 @@ class Level:
         elif store.rank == 4:  # channels first
             store = store.transpose([1, 2, 3, 0])
         return store[ts.d[:].translate_to[0]]
+
+    def object_of(self, grid: Grid, index: int) -> str:
+        """Name, in the level's folder, of the file that holds a brick of `level_grid`; levels in shards have one."""
+        cell = grid.cell(index)
+        if self.sharding is None:
+            channels = json.loads(self.spec)["metadata"]["shape"][:-3]
+            return "/".join(map(str, ("c", *(0 for _ in channels), *cell)))
+        chunks = self.box.relative(self.box.start).cells(grid.block).stop
+        first = [c * n for c, n in zip(cell, self.sharding.shard_shape(chunks), strict=True)]
+        return self.sharding.shard_file(int(chunk_ids([first], chunks)[0]))
+
+    def bricks_of(self, grid: Grid, blocks: NDArray[np.int64]) -> Grid:
+        """The grid with just the bricks that have a voxel of these blocks (n, 3) of the instance."""
+        shape = np.array(self.box.shape, np.int64)
+        low = blocks * grid.block - self.box.start  # a brick may begin inside of a block
+        inside = ((low + grid.block > 0) & (low < shape)).all(axis=1)
+        first = np.maximum(low[inside], 0)
+        last = np.minimum(low[inside] + grid.block, shape) - 1
+        corners = [np.stack([(first, last)[k][:, axis] for axis, k in enumerate(which)], 1) for which in _CORNERS]
+        return replace(grid, chosen=np.unique(np.concatenate(corners) // grid.edge, axis=0))
 
     def describe(self) -> None:
         """Write its metadata."""

@@ -5,6 +5,7 @@ import pytest
 import zarr
 
 import dvid_dask
+from dvid_dask import ops
 
 
 @pytest.fixture
@@ -92,6 +93,23 @@ def test_export_and_ingest_again(cli, labels, store, tmp_path):
     again = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["again"]
     assert np.array_equal(again.read((0, 0, 0), volume.shape), volume)
     assert "format" in cli("export", store, "master", "seg", tmp_path / "x", "--format", "nosuch", code=1).err
+
+
+def test_publish_and_go_on(cli, labels, store, tmp_path):
+    path, volume = labels
+    cli("ingest", path, store, "-i", "seg", "--create")
+    assert "is open" in cli("publish", store, "master", "seg", tmp_path / "out", code=1).err
+    repo = dvid_dask.open(str(store), compact="never").repos.named("fly")
+    first = repo["master"]
+    first.commit()
+    arguments = (tmp_path / "out", "--format", "precomputed", "--verify", "2")
+    assert "boxes compared" in cli("publish", store, first.uuid, "seg", *arguments).out
+    child = first.newversion()
+    child["seg"].merge(*(int(n) if i == 0 else [int(n)] for i, n in enumerate(np.unique(volume[volume > 0])[:2])))
+    child.commit()
+    assert f"kept of version {first.uuid[:12]}" in cli("publish", store, "master", "seg", *arguments).out
+    again = ops.open_volume(f"precomputed://{tmp_path}/out/{child.uuid}")
+    assert np.array_equal(again.read(again.box), child["seg"].read((0, 0, 0), volume.shape))
 
 
 def test_scales_and_index(cli, labels, store):

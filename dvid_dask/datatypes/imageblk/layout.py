@@ -172,6 +172,10 @@ class Layout(msgspec.Struct, frozen=True):
         channel = b"" if self.channels == 1 else b"/0"
         return b"v/s%d/c/%d/%d/%d" % (scale, ORIGIN + z, ORIGIN + y, ORIGIN + x) + channel
 
+    def block_prefix(self, scale: int) -> bytes:
+        """What the keys of all blocks of a scale begin with."""
+        return f"{self._folder(scale)}{'j' if self.jpeg else 'c'}/".encode()
+
     def _block_of(self, key: bytes) -> tuple[int, int, int]:
         """The block of a key, without its folder."""
         if self.jpeg:
@@ -249,7 +253,7 @@ class Layout(msgspec.Struct, frozen=True):
             yield np.array(batch, np.int64)
 
     def _walk(self, space: Space, scale: int, z: tuple[int, int] | None) -> Iterator[tuple[int, int, int]]:
-        folder = f"{self._folder(scale)}{'j' if self.jpeg else 'c'}/".encode()
+        folder = self.block_prefix(scale)
         low = high = None
         if z is not None:
             low, high = (folder + b"%d/" % (ORIGIN + at) for at in z)

@@ -355,7 +355,7 @@ def _apply(
     order = order[body[order] != 0]
     body, rows = body[order], rows[order]
     bodies, starts = np.unique(body, return_index=True)
-    ends = np.append(starts[1:], len(body))
+    ends = np.append(starts, len(body))[1:]  # none of none
     index = Index(space)
     fresh: list[tuple[int, int]] = []
     for batch in batches(zip(bodies.tolist(), starts.tolist(), ends.tolist(), strict=True), 4096):

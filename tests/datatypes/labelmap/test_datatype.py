@@ -324,3 +324,11 @@ def test_a_merge_into_a_large_body_costs_what_it_changes(seg):
     assert len(written) < 20  # one page, a bucket per supervoxel, the header, mapping pages
     assert sum(map(len, written.values())) < 60_000
     assert seg.size(1) == 9 * 40**3 + 30
+
+
+def test_nothing_written_over_nothing(seg):
+    """No body is in the block before or after."""
+    for _ in range(2):
+        seg.write(np.zeros(seg.block_shape, np.uint64), (0, 0, 0))
+    assert not seg.read((0, 0, 0), seg.block_shape).any()
+    assert list(seg.bodies()) == []
