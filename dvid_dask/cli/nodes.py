@@ -176,8 +176,8 @@ def merge(
         for conflict in conflicts[:10]:
             typer.echo(f"conflict: {conflict}", err=True)
         raise BadRequest(
-            f"{len(merged.conflicts)} changes of both sides contradict each other. In {merged.uuid[:12]} types "
-            "that merge by meaning keep the first parent's; other keys are absent: write them again there"
+            f"contradictions between the sides: {len(merged.conflicts):,}. In {merged.uuid[:12]} types that merge by "
+            "meaning keep the first parent's; other keys are absent: write them again there"
         )
 
 

@@ -408,12 +408,12 @@ class _Merger:
         lines = []
         if self.conflicts:
             lines.append(
-                f"merge: {self.conflicts} keys were changed differently by several parents and read as absent here: "
+                f"merge: changed differently by several parents, so absent here ({self.conflicts}): "
                 f"{', '.join(self.named)}{_more(self.conflicts, self.named)}"
             )
         if self.settled:
             lines.append(
-                f"merge: {self.settled} changes of several parents contradict each other; the first parent's are here: "
+                f"merge: changes that contradict each other, so the first parent's are here ({self.settled}): "
                 f"{'; '.join(self.named_settled)}{_more(self.settled, self.named_settled)}"
             )
         return lines

@@ -142,7 +142,7 @@ def test_merge_names_its_conflicts(cli, store):
         version.commit()
     failed = cli("node", "merge", store, "work", "master", code=1)
     assert "conflict: " in failed.err
-    assert "1 changes of both sides contradict each other" in failed.err
+    assert "contradictions between the sides: 1." in failed.err
 
 
 def test_care_of_a_store(cli, forked):

@@ -3,7 +3,7 @@
 =====  =====================================  =========================================================
 class  key                                    value
 =====  =====================================  =========================================================
-``B``  scale (1), Morton code of block (12)   zstd of the label block; absent blocks are all zero
+``B``  scale (1), Morton code of block (12)   zstd of the label block; one that is absent reads as zeros
 ``I``  body (8)                               index of a body: header, and the rows of a small one
 ``P``  body (8), Morton code of region (12)   page of a large body: rows of 16 x 16 x 16 blocks
 ``S``  body (8), bucket (4)                   supervoxels of a large body
@@ -13,7 +13,8 @@ class  key                                    value
                                               largest label written at that version itself (labelarray)
 =====  =====================================  =========================================================
 
-Numbers are big-endian, so keys sort as the numbers do.
+Numbers are big-endian, so keys sort as the numbers do. Blocks of zeros are stored where somebody wrote them, since
+DVID's clients are told of them (``blocks``, and a split may run over them); bulk jobs leave them out.
 """
 
 from __future__ import annotations
