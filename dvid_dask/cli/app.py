@@ -11,12 +11,14 @@ from dvid_dask.cli import (
     bench,
     elements,
     images,
+    jobs,
     keyvalues,
     labels,
     meshes,
     nanovdb,
     neurons,
     nodes,
+    regions,
     repos,
     stores,
     volumes,
@@ -73,4 +75,6 @@ app.add_typer(elements.app, name="elements")
 app.add_typer(images.app, name="images")
 app.add_typer(keyvalues.app, name="keyvalue")
 app.add_typer(neurons.app, name="neurons")
+app.add_typer(regions.app, name="roi")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(bench.app, name="bench")

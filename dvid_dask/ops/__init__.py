@@ -17,6 +17,7 @@ from dvid_dask.ops.foreground import foreground_roi
 from dvid_dask.ops.index import IndexProblem, IndexReport, check_index
 from dvid_dask.ops.ingest import IngestPlan, Report, ingest, ingest_plan
 from dvid_dask.ops.job import JobFailedError, unfinished_jobs
+from dvid_dask.ops.jobs import Job, drop_leftovers, list_jobs
 from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.mesh import MeshReport, mesh
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
@@ -56,6 +57,7 @@ __all__ = [
     "IndexProblem",
     "IndexReport",
     "IngestPlan",
+    "Job",
     "JobFailedError",
     "MaxLabelReport",
     "MeshReport",
@@ -75,6 +77,7 @@ __all__ = [
     "composite",
     "contacts",
     "downres",
+    "drop_leftovers",
     "dump",
     "edit",
     "elements_dataframe",
@@ -89,6 +92,7 @@ __all__ = [
     "ingest",
     "ingest_annotations",
     "ingest_plan",
+    "list_jobs",
     "load_elements",
     "mesh",
     "neuron_table",

@@ -451,7 +451,8 @@ def _begin(instance: LabelMap, space: Space, scratch: str | None, region: str | 
     name = job.job_name(op="index", instance=instance.info.data_uuid, version=instance.version.uuid)
     about = {"op": "index", "state": space.token, "region": region}
     ledger = ScratchLedger(store, name)
-    if ledger.begin(about) != about:
+    held = ledger.begin(about)
+    if held | about != held:
         ledger.drop()
         ledger = ScratchLedger(store, name)
         ledger.begin(about)

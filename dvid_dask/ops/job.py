@@ -30,13 +30,15 @@ from dvid_dask.datatypes.base import Space, TxSpace
 from dvid_dask.errors import BadRequest, Conflict, DvidError
 from dvid_dask.ops.progress import Bar, Progress
 from dvid_dask.store import TreeExists
+from dvid_dask.versions.records import now
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
-    from dvid_dask.store import Store
+    from dvid_dask.store import Store, View
 
 __all__ = [
     "JOBS",
+    "SCRATCH",
     "JobFailedError",
     "InstanceLedger",
     "Ledger",
@@ -46,6 +48,9 @@ __all__ = [
     "execute",
     "find_client",
     "job_name",
+    "jobs_in",
+    "scratch_space",
+    "tasks_done",
     "unfinished_jobs",
 ]
 
@@ -57,6 +62,9 @@ JOBS = b"J"
 _WINDOW = 1 << 14  # tasks given to the scheduler at a time
 _RETRIES = 2
 _SCRATCH = b"s/"
+
+SCRATCH = "scratch-"
+"""Begins the names of the trees of jobs that only read."""
 
 Result = dict[str, Any]
 
@@ -79,11 +87,32 @@ def job_name(**parts: Any) -> str:
 
 def unfinished_jobs(instance: Datatype) -> dict[str, Result]:
     """The jobs on an instance at its version that were started and have not ended, by name."""
-    found = {}
-    for key, value in instance.view(0).scan(JOBS):
-        if b"/" not in key:
-            found[key[len(JOBS) :].decode()] = msgspec.json.decode(value)
+    return jobs_in(instance.view(0))
+
+
+def jobs_in(space: Space) -> dict[str, Result]:
+    """The notes of the jobs in an instance's keys, or those of a scratch tree, by name."""
+    found: dict[str, Result] = {}
+    start = JOBS
+    while (key := next(space.keys(JOBS, start=start), None)) is not None:
+        name, slash, _ = key[len(JOBS) :].partition(b"/")
+        if not slash:
+            held = space.get(key)
+            if held is not None:
+                found[name.decode()] = msgspec.json.decode(held)
+        start = JOBS + name + b"0"  # past all that is below the job
     return found
+
+
+def tasks_done(space: Space, name: str) -> int:
+    """How many tasks of a job are finished."""
+    left = f"J{name}/x/".encode()
+    return sum(1 for key in space.keys(f"J{name}/".encode()) if not key.startswith(left))
+
+
+def scratch_space(view: View) -> Space:
+    """The keys of a scratch tree."""
+    return Space(view, _SCRATCH)
 
 
 class Ledger(ABC):
@@ -115,7 +144,10 @@ class Ledger(ABC):
         return b"/".join((self._record, phase.encode(), *parts))
 
     def begin(self, about: Result, fn: Callable[[Any, TxSpace], None] | None = None) -> Result:
-        """Note that the job runs, and do `fn`, in one commit; of a job begun before only return what was noted."""
+        """Note that the job runs, and do `fn`, in one commit; of a job begun before only return what was noted.
+
+        What is noted is `about`, and when the job began.
+        """
 
         def note(m: Any, space: TxSpace) -> Result:
             held = space.get(self._record)
@@ -123,8 +155,9 @@ class Ledger(ABC):
                 return dict(msgspec.json.decode(held))
             if fn is not None:
                 fn(m, space)
-            space.put(self._record, msgspec.json.encode(about))
-            return about
+            noted = about | {"began": now().isoformat()}
+            space.put(self._record, msgspec.json.encode(noted))
+            return noted
 
         return self.mutate(note)
 
@@ -216,11 +249,11 @@ class ScratchLedger(Ledger):
 
     @property
     def _tree(self) -> str:
-        return f"scratch-{self.name}"
+        return SCRATCH + self.name
 
     def view(self) -> Space:
         """The scratch keys as they are now."""
-        return Space(self._store.tree(self._tree).view(0), _SCRATCH)
+        return scratch_space(self._store.tree(self._tree).view(0))
 
     def mutate(self, fn: Callable[[Any, TxSpace], T]) -> T:
         """One commit on the scratch tree; `fn` gets None for the mutation."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import dask
 import pytest
 from distributed import Client
@@ -79,13 +81,20 @@ def test_a_task_left_behind_by_a_finished_job_changes_nothing(ledger):
 
 
 def test_begin_keeps_what_the_first_run_noted(ledger):
-    assert ledger.begin({"plan": 1}) == {"plan": 1}
-    assert ledger.begin({"plan": 2}) == {"plan": 1}
+    noted = ledger.begin({"plan": 1})
+    assert noted["plan"] == 1
+    assert datetime.fromisoformat(noted["began"]) <= datetime.now(UTC)
+    assert ledger.begin({"plan": 2}) == noted
 
 
 def test_unfinished_jobs_are_listed(notes):
-    InstanceLedger(notes, "abc").begin({"op": "ingest"})
-    assert ops.unfinished_jobs(notes) == {"abc": {"op": "ingest"}}
+    noted = InstanceLedger(notes, "abc").begin({"op": "ingest"})
+    other = InstanceLedger(notes, "abd")
+    other.begin({"op": "downres"})
+    for index in range(3):
+        other.commit("scale0", index, lambda _, __: {})
+    assert ops.unfinished_jobs(notes) == {"abc": noted, "abd": other.begin({})}
+    assert noted["op"] == "ingest"
 
 
 def test_a_failing_task_says_which_and_keeps_the_others(ledger):
