@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, cast
 
 from dvid_dask.datatypes.labelmap import LabelArray
 from dvid_dask.errors import BadRequest, NotFound
-from dvid_dask.formats import coarse
+from dvid_dask.formats import coarse, rles
 
 from .common import undoable
 from .face import Call, Face
 from .geometry import parse_label, parse_point, zyx
 from .labelmap import blocks, editing, sparse, voxels
-from .labelmap.request import MAX_LIST_BYTES, absent_is_404, label_arg, labels_of, needs_index, scale_of, who
-from .responses import empty, json, not_found, text
+from .labelmap.request import MAX_LIST_BYTES, absent_is_404, bounds_of, label_arg, labels_of, needs_index, scale_of, who
+from .responses import empty, json, not_found, octets, text
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -151,9 +151,9 @@ def get_sparsevol_by_point(call: Call) -> Response:
 @needs_index
 @absent_is_404
 def get_sparsevol_coarse(call: Call) -> Response:
-    """The blocks of a label as runs in block coordinates; bounds in voxels. 404 if there is none."""
-    volume = _of(call).sparse(label_arg(call))
-    return sparse.get_sparsevol_coarse(call) if volume.has_blocks() else not_found()
+    """The blocks of a label as runs in block coordinates; bounds in voxels. 404 if there is none within."""
+    runs = _of(call).sparse(label_arg(call), bounds=bounds_of(call)).coarse()
+    return octets(rles.encode_rles(runs)) if len(runs) else not_found()
 
 
 @face.any("sparsevols-coarse", args="/<first>/<last>")

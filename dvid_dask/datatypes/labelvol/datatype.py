@@ -302,11 +302,15 @@ class LabelVol(Datatype):
         normal = prepare_runs(runs)
         touched = rles.split_by_block(normal, self.block_shape)[0]
 
-        def change(m: Mutation, space: TxSpace, new: int) -> None:
-            volumes.split(space, self.block_shape, label, new, normal)
-            self._tell(m, LabelSplit(m.id, label, new, normal), touched)
-
-        return self._split(label, to, change, user=user, app=app, force=force)
+        return self._split(
+            label,
+            to,
+            lambda space: volumes.take(space, self.block_shape, label, normal),
+            lambda m, new: self._tell(m, LabelSplit(m.id, label, new, normal), touched),
+            user=user,
+            app=app,
+            force=force,
+        )
 
     def split_coarse(
         self, label: int, block_zyx: ArrayLike, *, to: int = 0, user: str = "", app: str = "", force: bool = False
@@ -329,17 +333,22 @@ class LabelVol(Datatype):
         """
         blocks = _blocks(block_zyx)
 
-        def change(m: Mutation, space: TxSpace, new: int) -> None:
-            volumes.split_coarse(space, label, new, blocks)
-            self._tell(m, LabelSplitCoarse(m.id, label, new, blocks), blocks)
-
-        return self._split(label, to, change, user=user, app=app, force=force)
+        return self._split(
+            label,
+            to,
+            lambda space: volumes.take_blocks(space, label, blocks),
+            lambda m, new: self._tell(m, LabelSplitCoarse(m.id, label, new, blocks), blocks),
+            user=user,
+            app=app,
+            force=force,
+        )
 
     def _split(
         self,
         label: int,
         to: int,
-        carry_out: Callable[[Mutation, TxSpace, int], None],
+        take: Callable[[TxSpace], volumes.Taken],
+        tell: Callable[[Mutation, int], None],
         *,
         user: str,
         app: str,
@@ -353,13 +362,13 @@ class LabelVol(Datatype):
         drawn: list[int] = []
 
         def change(m: Mutation, space: TxSpace) -> LabelSplitResult:
-            if to:
-                new = to
-            else:
-                drawn[:] = drawn or [int(self._numbers.allocate(1, limit=RESERVED))]
-                new = drawn[0]
-            carry_out(m, space, new)
+            taken = take(space)  # before an id is drawn: one that is refused takes none
+            if not to and not drawn:
+                drawn.append(self._numbers.allocate(1, limit=RESERVED))
+            new = to or drawn[0]
+            volumes.give(space, new, taken)
             self._note_largest(space, new)
+            tell(m, new)
             return LabelSplitResult(new, m.id)
 
         return self.mutate(change, user=user, app=app, force=force)

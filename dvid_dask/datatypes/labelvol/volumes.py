@@ -26,16 +26,20 @@ __all__ = [
     "clip",
     "decode",
     "encode",
+    "give",
     "has_blocks",
     "merge",
     "scan",
     "scan_blocks",
-    "split",
-    "split_coarse",
+    "take",
+    "take_blocks",
 ]
 
 Bounds = rles.Bounds
 """Start and stop of a box in voxels (z, y, x), stop exclusive; None where it is open."""
+
+Taken: TypeAlias = "list[tuple[NDArray[np.int32], list[bytes]]]"
+"""Blocks (z, y, x) and stored runs in each, in batches."""
 
 OPEN: Bounds = ((None, None, None), (None, None, None))
 
@@ -182,8 +186,14 @@ def merge(space: TxSpace, target: int, merged: Sequence[int]) -> NDArray[np.int3
     return np.unique(np.concatenate(found), axis=0)
 
 
-def split(space: TxSpace, block_shape: Sequence[int], old: int, new: int, runs: NDArray[np.int32]) -> None:
-    """Move the voxels under runs (sorted, without overlap) from a label to another.
+def give(space: TxSpace, label: int, taken: Taken) -> None:
+    """Give a label what was taken from another."""
+    for blocks, values in taken:
+        _add(space, label, blocks, values)
+
+
+def take(space: TxSpace, block_shape: Sequence[int], old: int, runs: NDArray[np.int32]) -> Taken:
+    """Take the voxels under runs (sorted, without overlap) from a label.
 
     Raises
     ------
@@ -192,6 +202,7 @@ def split(space: TxSpace, block_shape: Sequence[int], old: int, new: int, runs: 
     """
     blocks, offsets, pieces = rles.split_by_block(runs, block_shape)
     ends = offsets.tolist()
+    taken: Taken = []
     for at in range(0, len(blocks), _BATCH):
         part = blocks[at : at + _BATCH]
         own = keys.runs(old, part)
@@ -213,17 +224,19 @@ def split(space: TxSpace, block_shape: Sequence[int], old: int, new: int, runs: 
             else:
                 space.delete(key)
             moved.append(encode(cut))
-        _add(space, new, part, moved)
+        taken.append((part, moved))
+    return taken
 
 
-def split_coarse(space: TxSpace, old: int, new: int, block_zyx: NDArray[np.int32]) -> None:
-    """Move the runs of a label in some blocks, each named once, to another.
+def take_blocks(space: TxSpace, old: int, block_zyx: NDArray[np.int32]) -> Taken:
+    """Take all voxels in some blocks, each named once, from a label.
 
     Raises
     ------
     BadRequest
         If the label doesn't have one of the blocks.
     """
+    taken: Taken = []
     for at in range(0, len(block_zyx), _BATCH):
         part = block_zyx[at : at + _BATCH]
         own = keys.runs(old, part)
@@ -233,4 +246,5 @@ def split_coarse(space: TxSpace, old: int, new: int, block_zyx: NDArray[np.int32
                 raise BadRequest(f"label {old} doesn't have block {tuple(block)} (z, y, x)")
             space.delete(key)
             moved.append(value)
-        _add(space, new, part, moved)
+        taken.append((part, moved))
+    return taken
