@@ -1,4 +1,4 @@
-"""Volumes read as zarr and as neuroglancer precomputed: ``zarr/...`` and ``precomputed/...`` of labelmaps and images.
+"""Volumes read as zarr and as neuroglancer precomputed: ``zarr/...`` and ``precomputed/...`` of labels and images.
 
 What a committed version's full UUID names never changes, so such answers may be kept for ever; others are asked for
 again, and answered 304 where nothing changed. Parts are answered for ``Range``.
@@ -11,11 +11,12 @@ from collections import OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats.compression import gzip_compress
 from dvid_dask.views import PrecomputedView, ZarrView
 
-from . import imageblk, labelmap
+from . import imageblk, labelarray, labelblk, labelmap
 from .ranges import conditional
 from .responses import not_found
 
@@ -38,6 +39,8 @@ _kept: weakref.WeakKeyDictionary[ServerState, OrderedDict[Any, tuple[InstanceInf
 
 @imageblk.face.get("zarr", args="/<path>")
 @labelmap.face.get("zarr", args="/<path>")
+@labelarray.face.get("zarr", args="/<path>")
+@labelblk.face.get("zarr", args="/<path>")
 def get_zarr(call: Call) -> Response:
     """The instance at this version as a zarr 3 group, which is an OME-Zarr: arrays ``s0``, ``s1`` ... (z, y, x).
 
@@ -50,6 +53,8 @@ def get_zarr(call: Call) -> Response:
 
 @imageblk.face.get("precomputed", args="/<path>")
 @labelmap.face.get("precomputed", args="/<path>")
+@labelarray.face.get("precomputed", args="/<path>")
+@labelblk.face.get("precomputed", args="/<path>")
 def get_precomputed(call: Call) -> Response:
     """The instance at this version as a neuroglancer precomputed volume: ``info`` and the chunks of each scale.
 
@@ -60,7 +65,7 @@ def get_precomputed(call: Call) -> Response:
     supervoxels = call.instance.typename == "labelmap" and path.startswith("supervoxels/")
     found = _view(call, PrecomputedView, supervoxels).get(path.removeprefix("supervoxels/") if supervoxels else path)
     # the format's own compression leaves much to gain; JPEG and raw voxels don't shrink
-    return _answer(call, found, shrinks=call.instance.typename == "labelmap")
+    return _answer(call, found, shrinks=call.instance.typename in LABEL_VOLUMES)
 
 
 def _path(call: Call) -> str:

@@ -103,8 +103,9 @@ def find_instance(kind: type[D], store: str, version: str, name: str, *, read_on
     """An instance at a version of a store, which must be of this kind."""
     found = find_version(open_store(store, read_only=read_only), version)[name]
     if not isinstance(found, kind):
-        article = "an" if kind.typename[0] in "aeiou" else "a"
-        raise BadRequest(f"{name!r} is a {found.typename}, not {article} {kind.typename}")
+        wanted = kind.typename or "volume of labels"
+        article = "an" if wanted[0] in "aeiou" else "a"
+        raise BadRequest(f"{name!r} is a {found.typename}, not {article} {wanted}")
     return found
 
 

@@ -23,7 +23,7 @@ from dvid_dask.errors import BadRequest, NotFound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dvid_dask.datatypes.labelmap import LabelMap
+    from dvid_dask.datatypes.labelmap import LabelMap, LabelVolume
 
 app = typer.Typer(
     help="Labelmaps: tables of edits, dump, shards, NanoVDB, meshes, image stacks, counters of ids, blocks and bodies.",
@@ -46,6 +46,13 @@ def _labelmap(store: str, version: str, instance: str, *, read_only: bool) -> La
     from dvid_dask.datatypes.labelmap import LabelMap
 
     return find_instance(LabelMap, store, version, instance, read_only=read_only)
+
+
+def _label_volume(store: str, version: str, instance: str, *, read_only: bool) -> LabelVolume:
+    """A labelmap, labelarray or labelblk."""
+    from dvid_dask.datatypes.labelmap import LabelVolume
+
+    return find_instance(LabelVolume, store, version, instance, read_only=read_only)
 
 
 # ------------------------------------------------------------------ out and in
@@ -75,6 +82,20 @@ def dump(
     with cluster(workers, scheduler):
         report = ops.dump(source, table, destination, format="parquet" if parquet else "text")
     say(str(report))
+
+
+@app.command("dump-volumes")
+def dump_volumes(store: StoreArgument, version: Selector, instance: InstanceArgument, folder: Folder) -> None:
+    """Write the runs of all labels of a labelvol, a file for each cube of 512 voxels a side.
+
+    Files are named subvols-XXX_YYY_ZZZ.dat and replaced. Records are uint64 label, int32 number of runs, and int32 x,
+    y, z, length of each.
+    """
+    from dvid_dask import ops
+    from dvid_dask.datatypes.labelvol import LabelVol
+
+    source = find_instance(LabelVol, store, version, instance, read_only=True)
+    say(f"{ops.dump_volumes(source, folder)} files")
 
 
 @app.command("export-shards")
@@ -133,7 +154,7 @@ def load(
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
-    """Write a stack of label images as supervoxels.
+    """Write a stack of label images into a labelmap, where they are supervoxels, a labelarray or a labelblk.
 
     Images are gray of 8, 16 or 32 bits, or 16-bit RGBA, which holds 64-bit labels as DVID's slices do. Voxels beside
     the stack keep their labels; coarser scales and the label index follow. Negative X: put -- before it.
@@ -141,7 +162,7 @@ def load(
     from dvid_dask import ops
     from dvid_dask.bases import find_images
 
-    target = _labelmap(store, version, instance, read_only=False)
+    target = _label_volume(store, version, instance, read_only=False)
     first = point(offset, "X,Y,Z")
     volume = ops.open_volume(find_images(images))
     if volume.dtype.kind != "u":
@@ -164,7 +185,7 @@ def composite(
     """Make a colour image of bodies over grayscale."""
     from dvid_dask import ops
 
-    labels = _labelmap(store, version, instance, read_only=False)
+    labels = _label_volume(store, version, instance, read_only=False)
     with cluster(workers, scheduler):
         made = ops.composite(labels, labels.version[gray], name, app="dvid-dask labels composite")
     say(f"{made.name} [{made.typename}] {made.info.data_uuid}")

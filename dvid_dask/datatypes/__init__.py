@@ -3,10 +3,12 @@
 from dvid_dask.versions import registry
 from dvid_dask.versions.registry import lookup, register, typenames
 
-__all__ = ["lookup", "register", "typenames"]
+__all__ = ["LABEL_VOLUMES", "lookup", "register", "typenames"]
 
 _IMAGES = ("uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk", "multichan16")
-_LABELS = ("labelmap", "labelarray", "labelblk")
+
+#: Types of volumes whose voxels are labels.
+LABEL_VOLUMES = ("labelmap", "labelarray", "labelblk")
 
 registry.declare(
     {
@@ -20,6 +22,6 @@ registry.declare(
         "roi": "dvid_dask.datatypes.roi",
         "tarsupervoxels": "dvid_dask.datatypes.tarsupervoxels",
         **dict.fromkeys(_IMAGES, "dvid_dask.datatypes.imageblk"),
-        **dict.fromkeys(_LABELS, "dvid_dask.datatypes.labelmap"),
+        **dict.fromkeys(LABEL_VOLUMES, "dvid_dask.datatypes.labelmap"),
     }
 )

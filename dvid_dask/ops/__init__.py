@@ -9,6 +9,7 @@ from dvid_dask.ops.contacts import contacts
 from dvid_dask.ops.downres import DownresReport, downres
 from dvid_dask.ops.drafts import abandon
 from dvid_dask.ops.dump import TABLES, DumpReport, dump
+from dvid_dask.ops.dump_volumes import dump_volumes
 from dvid_dask.ops.edit import EditReport, edit
 from dvid_dask.ops.element_frames import ElementsExportReport, elements_dataframe, export_elements
 from dvid_dask.ops.elements import ElementsReport, load_elements, reload_elements
@@ -79,6 +80,7 @@ __all__ = [
     "downres",
     "drop_leftovers",
     "dump",
+    "dump_volumes",
     "edit",
     "elements_dataframe",
     "export",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap, keys
+from dvid_dask.datatypes.labelmap import BodyVolume, keys
 from dvid_dask.datatypes.labelmap.blocks import decompress, read_blocks, tables_of
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
@@ -32,7 +32,7 @@ __all__ = ["changed_blocks", "changed_labels", "check_since"]
 _BATCH = 256  # blocks in memory, twice
 
 
-def check_since(instance: LabelMap, since: Version) -> None:
+def check_since(instance: BodyVolume, since: Version) -> None:
     """Refuse a version that the instance can't be compared with.
 
     Raises
@@ -46,7 +46,7 @@ def check_since(instance: LabelMap, since: Version) -> None:
         raise BadRequest(f"{instance.name!r} isn't versioned: nothing of it differs between versions")
 
 
-def changed_labels(instance: LabelMap, old: Space, new: Space, *, supervoxels: bool = False) -> NDArray[np.uint64]:
+def changed_labels(instance: BodyVolume, old: Space, new: Space, *, supervoxels: bool = False) -> NDArray[np.uint64]:
     """Labels that have other voxels in one state than in another, ascending; among them those that one of them lacks.
 
     Costs what differs, not what there is. A supervoxel changes where voxels do; a body also where it gains or loses
@@ -78,7 +78,7 @@ def _differing(instance: Datatype, old: Space, new: Space, prefix: bytes) -> Ite
     return (change.key[len(new.prefix) :] for change in store.diff(old.view, new.view, low, prefix_end(low)))
 
 
-def _in_voxels(instance: LabelMap, old: Space, new: Space) -> Iterator[NDArray[np.uint64]]:
+def _in_voxels(instance: BodyVolume, old: Space, new: Space) -> Iterator[NDArray[np.uint64]]:
     """Supervoxels at the voxels that differ, block by block."""
     layout = instance.layout
     differing = _differing(instance, old, new, keys.scale_prefix(0))
@@ -100,12 +100,12 @@ def _voxels(layout: Layout, value: bytes | None) -> NDArray[np.uint64]:
     return label_blocks.decode_block(decompress(value, layout))
 
 
-def _in_mapping(instance: LabelMap, old: Space, new: Space) -> list[NDArray[np.uint64]]:
+def _in_mapping(instance: BodyVolume, old: Space, new: Space) -> list[NDArray[np.uint64]]:
     """Bodies between which supervoxels were moved, also where no index says so."""
     return [bodies for _, before, after in _moved(instance, old, new) for bodies in (before, after)]
 
 
-def _moved(instance: LabelMap, old: Space, new: Space) -> Iterator[tuple[NDArray[np.uint64], ...]]:
+def _moved(instance: BodyVolume, old: Space, new: Space) -> Iterator[tuple[NDArray[np.uint64], ...]]:
     """Supervoxels that the mapping gives another body, with that before and that after."""
     for key in _differing(instance, old, new, keys.MAPPING):
         page = keys.mapping_page_of(key)
@@ -145,7 +145,7 @@ def changed_blocks(
     """
     if isinstance(instance, ImageBlk):
         return [_stored_blocks(instance, old, new, scale) for scale in scales]
-    if not isinstance(instance, LabelMap):
+    if not isinstance(instance, BodyVolume):
         raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: it has no blocks")
     moved = np.empty((0, 3), np.int64) if supervoxels else _blocks_of_moved(instance, old, new)
     found = []
@@ -163,7 +163,7 @@ def _stored_blocks(instance: ImageBlk, old: Space, new: Space, scale: int) -> ND
     return np.array([p[1] for p in parsed if p is not None], np.int64).reshape(-1, 3)
 
 
-def _blocks_of_moved(instance: LabelMap, old: Space, new: Space) -> NDArray[np.int64]:
+def _blocks_of_moved(instance: BodyVolume, old: Space, new: Space) -> NDArray[np.int64]:
     """Blocks of scale 0 that have supervoxels which the mapping moved."""
     parts = list(_moved(instance, old, new))
     found = [np.empty((0, 3), np.int64)]
@@ -195,7 +195,7 @@ def _indexed(
     return np.concatenate(found), np.isin(ids, np.concatenate(seen))
 
 
-def _scanned(instance: LabelMap, space: Space, ids: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+def _scanned(instance: BodyVolume, space: Space, ids: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
     """Blocks whose tables have one of the supervoxels, of labels without an index: looks at all tables."""
     wanted = np.sort(ids)
     for batch in block_batches(instance, space, 0):

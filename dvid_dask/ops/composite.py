@@ -9,7 +9,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import images
@@ -125,11 +125,11 @@ def composite(
     Conflict
         If the name is taken by something else.
     NotSupported
-        If they are no labelmap and ``uint8blk``.
+        If they are no label volume and ``uint8blk``.
     """
-    if not isinstance(labels, LabelMap) or not isinstance(gray, ImageBlk) or gray.info.typename != "uint8blk":
+    if not isinstance(labels, LabelVolume) or not isinstance(gray, ImageBlk) or gray.info.typename != "uint8blk":
         raise NotSupported(
-            f"a labelmap and a uint8blk make a composite, not a {labels.info.typename} and a {gray.info.typename}"
+            f"a label volume and a uint8blk make a composite, not a {labels.info.typename} and a {gray.info.typename}"
         )
     if labels.version != gray.version:
         raise BadRequest("labels and image must be of one version: the composite is made there")
@@ -165,7 +165,7 @@ def composite(
     return image
 
 
-def _new_image(labels: LabelMap, name: str, made: str) -> ImageBlk:
+def _new_image(labels: LabelVolume, name: str, made: str) -> ImageBlk:
     """The instance to paint: new, or that of an earlier run."""
     version = labels.version
     if name not in version:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import LabelMap, keys
+from dvid_dask.datatypes.labelmap import BodyVolume, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, decompress
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
@@ -77,7 +77,7 @@ def contacts(instance: Datatype, bodies: ArrayLike | None = None, *, scale: int 
     """
     import dask.dataframe as dd
 
-    if not isinstance(instance, LabelMap):
+    if not isinstance(instance, BodyVolume):
         raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: it has no bodies that could touch")
     if not 0 <= scale <= instance.layout.levels:
         raise BadRequest(f"{instance.name!r} has scales 0 to {instance.layout.levels}, not {scale}")

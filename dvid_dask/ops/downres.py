@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
 from dvid_dask.ops.bricks import Grid, plan_bricks
@@ -68,7 +68,7 @@ def downres(
     app: str = "",
     force: bool = False,
 ) -> DownresReport:
-    """Compute the coarser scales of a labelmap or image from a finer one; what they held is replaced.
+    """Compute the coarser scales of a label volume or image from a finer one; what they held is replaced.
 
     Edits that others make meanwhile are not lost: a brick that they touch is computed anew.
 
@@ -114,7 +114,7 @@ def downres(
             f"no scale to write: {instance.name!r} would be down-sampled from scale {from_scale} to scale {levels}; "
             "a labelmap keeps as many scales as its MaxDownresLevel says, of an image say how many with scales="
         )
-    if isinstance(instance, LabelMap) and levels > instance.layout.levels:
+    if isinstance(instance, LabelVolume) and levels > instance.layout.levels:
         raise BadRequest(f"{instance.name!r} keeps {instance.layout.levels} coarser scales, {levels} were asked for")
     part = within(region)
     client = job.find_client(client)
@@ -129,7 +129,7 @@ def downres(
     if not len(blocks):
         raise BadRequest(f"{instance.name!r} has no block at scale {from_scale} at version {instance.version.uuid}")
     box = box_of_blocks(blocks << from_scale, block)
-    itemsize = 8 if isinstance(instance, LabelMap) else np.dtype(instance.dtype).itemsize  # type: ignore[attr-defined]
+    itemsize = 8 if isinstance(instance, LabelVolume) else np.dtype(instance.dtype).itemsize  # type: ignore[attr-defined]
     plan = plan_bricks(box, block, levels=levels, itemsize=itemsize, from_scale=from_scale)
     name = job.job_name(
         op="downres",
@@ -162,7 +162,7 @@ def downres(
 
 
 def _coarsest(instance: Datatype) -> int:
-    if isinstance(instance, LabelMap):
+    if isinstance(instance, LabelVolume):
         return instance.layout.levels
     return max(instance.scales(), default=0) if isinstance(instance, ImageBlk) else 0
 
@@ -185,7 +185,7 @@ def _make_scales(instance: Datatype, levels: int) -> Callable[[Any, TxSpace], No
 def _task(
     instance: Datatype, ledger: InstanceLedger, phase: str, grid: Grid, part: Within | None
 ) -> Callable[..., job.Result]:
-    if isinstance(instance, LabelMap):
+    if isinstance(instance, LabelVolume):
         return LabelBricks(ledger, phase, instance.layout, grid, within=part)
     if isinstance(instance, ImageBlk) and instance.extents is not None:
         return ImageBricks(ledger, phase, grid, instance.extents, within=part)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dvid_dask.bases import directory_url
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import BodyVolume
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.ops import job
 from dvid_dask.ops.folders import end_job, ledger_at
@@ -131,7 +131,7 @@ def export(
     part = within(region)
     if segment_properties and part is not None:
         raise BadRequest("segment properties are those of whole bodies: they don't go with a region")
-    if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, LabelMap)):
+    if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, BodyVolume)):
         raise BadRequest("segment properties are those of bodies in a precomputed volume")
     client = job.find_client(client)
     job.check_reach(client, instance)
@@ -162,7 +162,7 @@ def export(
         weights = [grid.brick(i).size for i in range(grid.count)]
         task = level_task(ledger, phase, level, grid)
         job.execute(LedgerPhase(ledger, phase, f"scale {level.scale}", weights, task), client, show)
-    if segment_properties and isinstance(instance, LabelMap):
+    if segment_properties and isinstance(instance, BodyVolume):
         write_properties(instance, space, url, supervoxels=supervoxels)
     end_job(ledger, f"{url}{_LEDGER}/")
     return ExportReport(destination, len(levels), total, time.monotonic() - began)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import LabelMap, keys
+from dvid_dask.datatypes.labelmap import BodyVolume, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, read_blocks
 from dvid_dask.datatypes.labelmap.columns import pack, unpack
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
@@ -293,7 +293,7 @@ class _Compare:
 
     ledger: ScratchLedger
     lost: NDArray[np.uint64]
-    repair: LabelMap | None
+    repair: BodyVolume | None
     who: dict[str, Any]
 
     def __call__(self, partition: int) -> Result:
@@ -403,7 +403,7 @@ def check_index(
     True
     """
     began = time.monotonic()
-    if not isinstance(instance, LabelMap) or not instance.indexed:
+    if not isinstance(instance, BodyVolume) or not instance.indexed:
         raise NotSupported(f"{instance.name!r} ({instance.info.typename}) has no label index")
     if repair:
         instance.check_open(force)
@@ -445,7 +445,7 @@ def _run(ledger: ScratchLedger, name: str, weights: list[int], task: Any, client
     job.execute(LedgerPhase(ledger, name, titles[name], weights, task), client, show)
 
 
-def _begin(instance: LabelMap, space: Space, scratch: str | None, region: str | None) -> ScratchLedger:
+def _begin(instance: BodyVolume, space: Space, scratch: str | None, region: str | None) -> ScratchLedger:
     """The scratch tree of this check: of an earlier one only if that read the same state and had repaired nothing."""
     store = _scratch_store(instance, scratch)
     name = job.job_name(op="index", instance=instance.info.data_uuid, version=instance.version.uuid)
@@ -459,7 +459,7 @@ def _begin(instance: LabelMap, space: Space, scratch: str | None, region: str | 
     return ledger
 
 
-def _scratch_store(instance: LabelMap, scratch: str | None) -> Store:
+def _scratch_store(instance: BodyVolume, scratch: str | None) -> Store:
     store = instance.version.datastore.store
     if scratch is not None:
         from dvid_dask.store import StoreNotFound
@@ -483,7 +483,7 @@ def ranges_of_bodies(index: Index) -> list[int]:
 
 
 def _rebuild_broken(
-    instance: LabelMap, space: Space, broken: list[IndexProblem], lost: set[int], who: dict[str, Any]
+    instance: BodyVolume, space: Space, broken: list[IndexProblem], lost: set[int], who: dict[str, Any]
 ) -> None:
     """Make broken records consistent in themselves; the comparison then brings them in line with the voxels."""
     if instance.view(0).token != space.token:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
 from dvid_dask.datatypes.labelmap.restoring import begin_kept, end_kept
 from dvid_dask.errors import BadRequest, NotSupported
@@ -165,7 +165,7 @@ def ingest_plan(
         raise BadRequest(f"the label offset must be 0 or more, got {label_offset}")
     if brick_edge is None and volume.delayed([]) is not None:
         brick_edge = _DASK_EDGE
-    if isinstance(instance, LabelMap):
+    if isinstance(instance, LabelVolume):
         plan, partitions = _plan_labels(volume, instance, box, scales, brick_edge)
     elif isinstance(instance, ImageBlk):
         if label_offset:
@@ -184,11 +184,11 @@ def _only(plan: Plan, part: Within) -> Plan:
 
 
 def _no_volume(instance: Datatype) -> NotSupported:
-    return NotSupported(f"volumes go into labelmaps and images; {instance.name!r} is a {instance.info.typename}")
+    return NotSupported(f"volumes go into label volumes and images; {instance.name!r} is a {instance.info.typename}")
 
 
 def _plan_labels(
-    volume: Volume, instance: LabelMap, box: Box, scales: int | None, edge: int | None
+    volume: Volume, instance: LabelVolume, box: Box, scales: int | None, edge: int | None
 ) -> tuple[Plan, int]:
     if volume.dtype.kind != "u":
         hint = "; dtype='uint64' converts it" if volume.dtype.kind == "i" else ""
@@ -250,7 +250,7 @@ def ingest(
     app: str = "",
     force: bool = False,
 ) -> Report:
-    """Write a volume into a labelmap or an image, as a Dask graph.
+    """Write a volume into a labelmap, an older label volume or an image, as a Dask graph.
 
     Blocks, all coarser scales (labels by majority, images by mean), the label index, extents and largest label are as
     if the voxels had been posted; what was there before in the same voxels is replaced, and the label index stays
@@ -330,7 +330,7 @@ def ingest(
     ledger = InstanceLedger(instance, plan.job, user=user, app=app, force=force)
     with reachable(plan.volume, client) as volume:
         run = _Run(plan, volume, ledger, client, show, began)
-        if isinstance(instance, LabelMap):
+        if isinstance(instance, LabelVolume):
             return _ingest_labels(run, instance)
         if isinstance(instance, ImageBlk):
             return _ingest_image(run, instance)
@@ -425,7 +425,7 @@ def _about(plan: IngestPlan) -> dict[str, Any]:
     return {"op": "ingest", "source": plan.volume.name, "box": plan.plan.box, "levels": plan.plan.levels}
 
 
-def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
+def _ingest_labels(run: _Run, instance: LabelVolume) -> Report:
     plan, ledger = run.plan, run.ledger
     box = plan.plan.box
     about = _about(plan)
@@ -453,6 +453,7 @@ def _ingest_labels(run: _Run, instance: LabelMap) -> Report:
 
     def finish(m: Mutation, space: TxSpace) -> None:
         finish_labels(space, max_label, box)
+        instance.note_largest(space, max_label)
         m.log(instance, _record(plan, m, "ingest-labels"))
         end_kept(m, instance, begun)
 

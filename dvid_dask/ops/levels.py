@@ -16,7 +16,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import ome_zarr
@@ -186,7 +186,7 @@ def plan_levels(
 
 
 def _extents(instance: Datatype, space: Space) -> Box:
-    if not isinstance(instance, ImageBlk | LabelMap):
+    if not isinstance(instance, ImageBlk | LabelVolume):
         block_shape(instance)
     elif instance.extents is not None:
         return instance.extents
@@ -214,7 +214,7 @@ def _level(
 ) -> Level:
     here = box.at_scale(scale)
     source: VoxelArray | PinnedImage
-    if isinstance(instance, LabelMap):
+    if isinstance(instance, LabelVolume):
         if format == "precomputed":
             here = from_first_block(here, instance.block_shape)
         source = VoxelArray(space, instance.layout, scale, supervoxels, here)
@@ -261,7 +261,7 @@ def _channels(instance: Datatype) -> int:
 
 
 def _dtype(instance: Datatype) -> str:
-    return "uint64" if isinstance(instance, LabelMap) else np.dtype(instance.dtype).name  # type: ignore[attr-defined]
+    return "uint64" if isinstance(instance, LabelVolume) else np.dtype(instance.dtype).name  # type: ignore[attr-defined]
 
 
 def _whole(block: Point) -> Point:
@@ -297,7 +297,7 @@ def _zarr_spec(instance: Datatype, box: Box, scale: int, url: str) -> dict[str, 
 
 
 def _precomputed_spec(instance: Datatype, box: Box, scale: int, url: str, sharding: Sharding | None) -> dict[str, Any]:
-    labels = isinstance(instance, LabelMap)
+    labels = isinstance(instance, LabelVolume)
     size = [v * 2**scale for v in nanometres(instance)]
     meta: dict[str, Any] = {
         "size": list(box.shape[::-1]),
@@ -346,7 +346,7 @@ def write_metadata(instance: Datatype, levels: Sequence[Level], url: str, *, for
             [(level.scale, level.box.start) for level in levels],
             instance.voxel_size,  # type: ignore[attr-defined]
             _units(instance),
-            labels=isinstance(instance, LabelMap),
+            labels=isinstance(instance, LabelVolume),
             channels=_channels(instance),
             dtype=_dtype(instance),
         )
@@ -357,7 +357,7 @@ def write_metadata(instance: Datatype, levels: Sequence[Level], url: str, *, for
 def level_grid(instance: Datatype, space: Space, level: Level, format: str) -> Grid:
     """Bricks as seen from the first voxel, where chunks begin; of a region those that have voxels of it."""
     block = block_shape(instance)
-    if format == "precomputed" and (level.sharding is not None or isinstance(instance, LabelMap)):
+    if format == "precomputed" and (level.sharding is not None or isinstance(instance, LabelVolume)):
         grid = shard_grid(instance, space, level.scale, level.box, block, level.sharding)
     else:
         grid = Grid(0, 0, _whole(block), block, Box.of_shape(level.box.shape))

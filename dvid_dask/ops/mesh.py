@@ -16,7 +16,7 @@ import numpy as np
 
 from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.keyvalue import KeyValue
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import BodyVolume
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import distinct_blocks
@@ -166,7 +166,7 @@ def mesh(
     (1, ['7.ngmesh'])
     """
     began = time.monotonic()
-    if not isinstance(instance, LabelMap):
+    if not isinstance(instance, BodyVolume):
         raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: it has no bodies to make meshes of")
     if not 0 <= scale <= instance.layout.levels:
         raise BadRequest(f"{instance.name!r} has scales 0 to {instance.layout.levels}, not {scale}")
@@ -284,7 +284,7 @@ def _need_libraries() -> None:
         raise NotSupported(str(error)) from error
 
 
-def _ledger(instance: LabelMap, writer: FileWriter, name: str) -> ScratchLedger:
+def _ledger(instance: BodyVolume, writer: FileWriter, name: str) -> ScratchLedger:
     if isinstance(writer, FolderWriter):
         return ledger_at(f"{writer.url}{_LEDGER}", name, writer.begin, replace=False)
     place = writer.instance.version.datastore.store
@@ -304,7 +304,7 @@ def _end(ledger: ScratchLedger, writer: FileWriter) -> None:
 
 
 def _chosen(
-    instance: LabelMap, space: Space, labels: ArrayLike | None, since: Version | None, supervoxels: bool
+    instance: BodyVolume, space: Space, labels: ArrayLike | None, since: Version | None, supervoxels: bool
 ) -> tuple[NDArray[np.uint64] | None, NDArray[np.uint64]]:
     """The labels to mesh (None for all), and those that are no more."""
     none = np.empty(0, np.uint64)
@@ -349,7 +349,7 @@ def _exist(space: Space, labels: NDArray[np.uint64], supervoxels: bool) -> NDArr
     return there
 
 
-def _count(instance: LabelMap, space: Space, wanted: NDArray[np.uint64] | None, supervoxels: bool) -> int:
+def _count(instance: BodyVolume, space: Space, wanted: NDArray[np.uint64] | None, supervoxels: bool) -> int:
     """About how many labels there are."""
     if wanted is not None:
         return len(wanted)
@@ -369,7 +369,7 @@ def _by_body(space: Space, supervoxels: NDArray[np.uint64]) -> list[tuple[int, N
 
 
 def _bricks(
-    instance: LabelMap,
+    instance: BodyVolume,
     space: Space,
     wanted: NDArray[np.uint64] | None,
     scale: int,

@@ -15,7 +15,7 @@ import numpy as np
 
 from dvid_dask.bases import directory_url
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import BodyVolume
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.nanovdb import Values, body_grid
@@ -203,8 +203,8 @@ def export_bodies(
     (2, ['3.nvdb', '5.nvdb'])
     """
     began = time.monotonic()
-    if not isinstance(instance, LabelMap) or not instance.indexed:
-        raise NotSupported(f"bodies are those of a labelmap with a label index; {instance.name!r} is none")
+    if not isinstance(instance, BodyVolume) or not instance.indexed:
+        raise NotSupported(f"bodies are those of a labelmap or labelarray with an index; {instance.name!r} is none")
     if values not in ("channel", "voxels", "apart"):
         raise BadRequest(f'values "{str(values)[:40]}" is none of channel, voxels, apart')
     if image is None and values != "channel":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.boxes import Box, Point
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import BodyVolume, LabelVolume
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, read_blocks, tables_of
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
@@ -67,7 +67,7 @@ def shard_grid(instance: Datatype, space: Space, scale: int, box: Box, block: Po
     per_brick = _UNSHARDED if sharding is None else sharding.shard_shape(chunks)
     ez, ey, ex = (c * b for c, b in zip(per_brick, block, strict=True))
     grid = Grid(0, 0, (ez, ey, ex), block, Box.of_shape(box.shape))
-    if grid.count <= _ENUMERATE or not isinstance(instance, LabelMap):
+    if grid.count <= _ENUMERATE or not isinstance(instance, LabelVolume):
         return grid
     first = np.array([a // b for a, b in zip(box.start, block, strict=True)], np.int64)
     found = np.empty((0, 3), np.int64)
@@ -194,7 +194,7 @@ class LabelChunks:
         ]
 
 
-def write_properties(instance: LabelMap, space: Space, url: str, *, supervoxels: bool) -> None:
+def write_properties(instance: BodyVolume, space: Space, url: str, *, supervoxels: bool) -> None:
     """Write neuroglancer's ``segment_properties``: the voxels of every body; and name them in ``info``.
 
     Raises

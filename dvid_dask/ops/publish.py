@@ -29,7 +29,7 @@ import numpy as np
 from dvid_dask.bases.urls import directory_url
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import BodyVolume
 from dvid_dask.errors import BadRequest, Conflict, DvidError
 from dvid_dask.ops import job
 from dvid_dask.ops.changed import changed_blocks
@@ -229,7 +229,7 @@ def publish(
         raise BadRequest(
             f"version {version.uuid} is open: commit it before it is published; `export` writes any version"
         )
-    if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, LabelMap)):
+    if segment_properties and (format != "precomputed" or supervoxels or not isinstance(instance, BodyVolume)):
         raise BadRequest("segment properties are those of bodies in a precomputed volume")
     if verify < 0:
         raise BadRequest(f"verify is a number of boxes, got {verify}")
@@ -401,7 +401,7 @@ class _Run:
         kept = self._put(ledger, base, levels, grids, draft, client, show) if base is not None else 0
         verified = self._verify(ledger, grids, verify, client, show)
         write_metadata(self.instance, self.levels, self.url, format=self.format)
-        if self.properties and isinstance(self.instance, LabelMap):
+        if self.properties and isinstance(self.instance, BodyVolume):
             write_properties(self.instance, self.space, self.url, supervoxels=False)
         record = self._record(base)
         write_record(self.url, record)

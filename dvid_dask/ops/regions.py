@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dvid_dask.boxes import Box, Point
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.datatypes.labelmap.blocks import Layout, read_blocks
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping as Bodies
@@ -93,8 +93,8 @@ def region_of(
     >>> region_of(seg, block_shape=(32, 32, 32)).spans.tolist()
     [[0, 0, 0, 3], [0, 1, 0, 3]]
     """
-    if not isinstance(instance, LabelMap):
-        raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: regions of labels are made of a labelmap")
+    if not isinstance(instance, LabelVolume):
+        raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: it holds no labels to make a region of")
     shape = Region([], instance.block_shape if block_shape is None else block_shape).block_shape
     if not 0 <= min_fraction <= 1:
         raise BadRequest(f"the least fraction of a block is from 0 to 1, not {min_fraction}")

@@ -30,7 +30,7 @@ from dvid_dask.bases.volume import Volume, native, shape3
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _Instance(Volume):
     """A labelmap's supervoxels or an image, at full resolution, in the state it has when this is made."""
 
     def __init__(self, instance: Datatype) -> None:
-        if isinstance(instance, LabelMap):
+        if isinstance(instance, LabelVolume):
             array: Any = instance.array(supervoxels=True)
             self._first = array.box.start
         elif isinstance(instance, ImageBlk):

@@ -28,7 +28,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype
-from dvid_dask.datatypes.labelmap import LabelMap, keys
+from dvid_dask.datatypes.labelmap import LabelMap, LabelVolume, keys
 from dvid_dask.datatypes.labelmap.columns import pack
 from dvid_dask.datatypes.labelmap.downres import build_scale
 from dvid_dask.datatypes.labelmap.events import BlocksWritten
@@ -186,7 +186,7 @@ def _identity(other: Any, volume: Volume) -> str:
 
 def _offset(other: Any, offset: Sequence[int] | None) -> tuple[int, ...]:
     if offset is None:
-        if isinstance(other, LabelMap):
+        if isinstance(other, LabelVolume):
             return tuple(int(v) for v in other.array(supervoxels=True).box.start)
         return (0, 0, 0)
     if len(offset) != 3:

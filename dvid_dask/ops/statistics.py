@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap import Bounds, LabelMap, keys
+from dvid_dask.datatypes.labelmap import BodyVolume, Bounds, keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, decompress
 from dvid_dask.datatypes.labelmap.columns import unpack
 from dvid_dask.datatypes.labelmap.index import Header, Index
@@ -33,8 +33,8 @@ _FACES = 256  # blocks looked into at a time
 _SIDES = ("z0", "y0", "x0", "z1", "y1", "x1")
 
 
-def _labelmap(instance: Datatype) -> LabelMap:
-    if not isinstance(instance, LabelMap) or not instance.indexed:
+def _labelmap(instance: Datatype) -> BodyVolume:
+    if not isinstance(instance, BodyVolume) or not instance.indexed:
         raise NotSupported(f"{instance.name!r} ({instance.info.typename}) has no label index")
     return instance
 

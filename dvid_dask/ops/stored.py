@@ -8,7 +8,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap, keys
+from dvid_dask.datatypes.labelmap import LabelVolume, keys
 from dvid_dask.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def block_shape(instance: Datatype) -> Point:
     NotSupported
         If the instance holds no volume.
     """
-    if isinstance(instance, (LabelMap, ImageBlk)):
+    if isinstance(instance, (LabelVolume, ImageBlk)):
         return instance.block_shape
     raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: it holds no volume of labels or of an image")
 
@@ -50,7 +50,7 @@ def stored_blocks(instance: Datatype, space: Space, scale: int) -> NDArray[np.in
 
 def block_batches(instance: Datatype, space: Space, scale: int) -> Iterator[NDArray[Any]]:
     """`stored_blocks` in batches."""
-    return _label_blocks(space, scale) if isinstance(instance, LabelMap) else _image_blocks(instance, space, scale)
+    return _label_blocks(space, scale) if isinstance(instance, LabelVolume) else _image_blocks(instance, space, scale)
 
 
 def _label_blocks(space: Space, scale: int) -> Iterator[NDArray[Any]]:

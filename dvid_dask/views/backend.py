@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import xarray
 from xarray.backends import BackendEntrypoint
 
+from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import BadRequest, UnknownVersion
 
 from .volume import Volume
@@ -86,7 +87,7 @@ def _instance(store: Any, version: str, name: str) -> Datatype:
             raise
         found = datastore[f":{version}"]  # a branch of the only repository
     if not name:
-        names = [i for i in found if found[i].typename == "labelmap" or found[i].typename.endswith("blk")]
+        names = [i for i in found if found[i].typename in LABEL_VOLUMES or found[i].typename.endswith("blk")]
         if len(names) != 1:
             raise BadRequest(f"name the instance: version {found.uuid[:12]} has {', '.join(sorted(names)) or 'none'}")
         name = names[0]

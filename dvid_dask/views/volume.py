@@ -1,4 +1,4 @@
-"""One state of a labelmap or an image: where each of its scales lies, and its blocks."""
+"""One state of a label volume or an image: where each of its scales lies, and its blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ImageBlk
-from dvid_dask.datatypes.labelmap import LabelMap
+from dvid_dask.datatypes.labelmap import LabelMap, LabelVolume
 from dvid_dask.datatypes.labelmap import keys as label_keys
 from dvid_dask.datatypes.labelmap.blocks import decompress
 from dvid_dask.datatypes.labelmap.mapping import Mapping
@@ -49,7 +49,7 @@ class Volume:
     Parameters
     ----------
     instance : Datatype
-        A labelmap, or an image of any type.
+        A labelmap, labelarray or labelblk, or an image of any type.
     supervoxels : bool
         Supervoxels instead of bodies, for a labelmap.
 
@@ -79,12 +79,14 @@ class Volume:
         self.space: Space = instance.view()
         self.token = self.space.token
         self.supervoxels = supervoxels
-        self.labels = isinstance(instance, LabelMap)
-        if isinstance(instance, LabelMap):
+        self.labels = isinstance(instance, LabelVolume)
+        if isinstance(instance, LabelVolume):
             box = instance.extents
             self.dtype = np.dtype(np.uint64)
             self.channels, self.block = 1, instance.block_shape
             scales = list(range(instance.layout.levels + 1))
+            if supervoxels and not isinstance(instance, LabelMap):
+                raise BadRequest(f"{instance.name!r} is a {instance.typename}: only a labelmap has supervoxels")
         elif isinstance(instance, ImageBlk):
             if supervoxels:
                 raise BadRequest(f"{instance.name!r} is a {instance.typename}: only a labelmap has supervoxels")
@@ -102,6 +104,11 @@ class Volume:
             start.append((a >> scale) // n * n)
             stop.append(-(-b >> scale))
         return Level(scale, cast("Point", tuple(start)), cast("Point", tuple(stop)))
+
+    @property
+    def has_supervoxels(self) -> bool:
+        """Whether supervoxels can be seen beside the bodies."""
+        return isinstance(self.instance, LabelMap)
 
     @property
     def units(self) -> list[str]:
@@ -135,7 +142,7 @@ class Volume:
         scale, block
             Block coordinates z, y, x.
         """
-        seg = cast("LabelMap", self.instance)
+        seg = cast("LabelVolume", self.instance)
         value = self.space.get(label_keys.blocks(scale, [block])[0])
         if value is None:
             return None
@@ -153,7 +160,7 @@ class Volume:
     def voxels(self, scale: int, start: Sequence[int], shape: Sequence[int]) -> NDArray[np.generic]:
         """The voxels of a box, z, y, x; as they are stored where something is, else `fill`."""
         if self.labels:
-            seg = cast("LabelMap", self.instance)
+            seg = cast("LabelVolume", self.instance)
             from dvid_dask.datatypes.labelmap.voxels import read_box
 
             mapping = None if self.supervoxels else Mapping(self.space)

@@ -74,7 +74,7 @@ class ZarrView:
 
     def __init__(self, instance: Datatype, *, supervoxels: bool = False) -> None:
         self.volume = Volume(instance, supervoxels=supervoxels)
-        self._nested = self.volume.labels and not supervoxels
+        self._nested = self.volume.has_supervoxels and not supervoxels
         self._below: ZarrView | None = None
 
     @property

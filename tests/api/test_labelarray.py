@@ -159,3 +159,10 @@ def test_all_clipped_away(client, seg):
 def test_info_cannot_be_posted(client, seg):
     answer = client.post(f"{seg}/info", content=json.dumps({"MaxDownresLevel": "3"}))
     assert answer.json()["Extended"]["MaxDownresLevel"] == 1
+
+
+def test_views_and_pages_show_it(client, repo, seg):
+    assert client.get(f"{seg}/zarr/zarr.json").json()["node_type"] == "group"
+    assert client.get(f"{seg}/precomputed/info").json()["type"] == "segmentation"
+    assert client.get(f"{seg}/precomputed/supervoxels/info").status_code == 404
+    assert f"{seg.removeprefix('/api')}/pseudocolor".split("/")[-1] in client.get(f"/repo/{repo}").text

@@ -259,3 +259,41 @@ def test_supervoxels_are_cut_along_another_volume(cli, store, seg, volume, tmp_p
     assert (runs + 9).tolist() == [9, 10, 50, 60, 70]
     assert set(seg.supervoxels_of(1).id.tolist()) == set(names.tolist())
     assert "10,5" in cli("labels", "split-by", store, "master", "seg", path, "--offset", "10,5", code=2).err
+
+
+def test_the_older_types(cli, store, seg, volume, tmp_path):
+    for typename, name in (("labelarray", "array"), ("labelblk", "blk"), ("labelvol", "vol")):
+        cli("node", "new-instance", store, "master", typename, name, f"BlockSize={BLOCK},{BLOCK},{BLOCK}")
+    open_seg(store, "blk").set_syncs(["vol"])
+    open_seg(store, "vol").set_syncs(["blk"])
+    for z, plane in enumerate(volume[:8]):
+        tifffile.imwrite(tmp_path / f"{z:03d}.tif", plane.astype(np.uint16))
+    for name in ("array", "blk"):
+        cli("labels", "load", store, "master", name, "5,6,7", str(tmp_path / "*.tif"))
+        assert np.array_equal(open_seg(store, name).read((7, 6, 5), (8, 64, 96)), volume[:8])
+    assert "not a labelmap" in cli("labels", "set-nextlabel", store, "master", "array", 5, code=1).err
+    assert "not a volume of labels" in cli("labels", "load", store, "master", "vol", "0,0,0", "x", code=1).err
+
+
+def test_dump_volumes(cli, store, seg, volume, tmp_path):
+    for typename, name in (("labelblk", "blk"), ("labelvol", "vol")):
+        cli("node", "new-instance", store, "master", typename, name, f"BlockSize={BLOCK},{BLOCK},{BLOCK}")
+    open_seg(store, "vol").set_syncs(["blk"])
+    open_seg(store, "blk").write(volume, (0, -BLOCK, 512 - BLOCK))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "subvols-000_000_000.dat").write_bytes(b"of an earlier dump")
+    assert "4 files" in cli("labels", "dump-volumes", store, "master", "vol", out).out
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"subvols-{x:03d}_{y:03d}_000.dat" for x, y in ((0, -1), (0, 0), (1, -1), (1, 0))
+    ]
+    back = np.zeros((64, 64, 96), np.uint64)
+    for path in out.iterdir():
+        data = path.read_bytes()
+        while data:
+            label, n = np.frombuffer(data[:8], "<u8")[0], int(np.frombuffer(data[8:12], "<i4")[0])
+            for x, y, z, length in np.frombuffer(data[12 : 12 + 16 * n], "<i4").reshape(-1, 4).tolist():
+                back[z, y + BLOCK, x - 512 + BLOCK : x - 512 + BLOCK + length] = label
+            data = data[12 + 16 * n :]
+    assert np.array_equal(back, volume)
+    assert "not a labelvol" in cli("labels", "dump-volumes", store, "master", "seg", out, code=1).err

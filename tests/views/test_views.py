@@ -214,3 +214,21 @@ def test_xarray_opens_stores(repo):
         xarray.open_dataset(place, engine="dvid")
     assert "seg" not in xarray.open_dataset(place, engine="dvid", instance="seg", drop_variables="seg")
     assert json.dumps(tree.attrs)
+
+
+@pytest.mark.parametrize("typename", ["labelarray", "labelblk"])
+def test_older_label_types(repo, typename):
+    settings = {"MaxDownresLevel": "1"} if typename == "labelarray" else {"BlockSize": "16,8,32"}
+    seg = repo.new_instance(typename, "seg", settings)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (8, 8, 16)).astype(np.uint64).repeat(8, 0).repeat(8, 1).repeat(8, 2)
+    seg.write(labels, (64, -64, 128))
+    group = zarr.open_group(ViewStore(ZarrView(seg)), mode="r")
+    np.testing.assert_array_equal(group["s0"][:], labels)
+    assert list(group.groups()) == []  # there are no supervoxels
+    view = PrecomputedView(seg)
+    memory = through_tensorstore(view, "neuroglancer_precomputed")
+    opened = ts.open({"driver": "neuroglancer_precomputed", "scale_index": 0}, kvstore=memory, open=True).result()
+    np.testing.assert_array_equal(opened[..., 0].read().result().transpose(2, 1, 0), labels)
+    with pytest.raises(BadRequest, match="only a labelmap has supervoxels"):
+        ZarrView(seg, supervoxels=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import DvidError
 from dvid_dask.store import StoreError
 
@@ -66,7 +67,7 @@ class Card(NamedTuple):
 
 def volume_of(version: Version, info: InstanceInfo) -> Volume | None:
     """Where the volume of an instance lies at a version; None for an empty one, or one that is no volume."""
-    labels = info.typename == "labelmap"
+    labels = info.typename in LABEL_VOLUMES
     if not labels and info.typename not in IMAGES:
         return None
     instance: Any = version.instance(info)

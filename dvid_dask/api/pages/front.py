@@ -23,6 +23,7 @@ from urllib.parse import parse_qs
 import jinja2
 from starlette.responses import Response
 
+from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import DvidError
 from dvid_dask.versions.state import branch_name
 
@@ -147,7 +148,7 @@ def _entry(repo: Repo) -> Entry:
     try:
         version = _head(repo)
         # a picture is worth a card: that of the first volume, images before labels
-        for info in sorted(state.instances.values(), key=lambda i: (i.typename == "labelmap", i.name)):
+        for info in sorted(state.instances.values(), key=lambda i: (i.typename in LABEL_VOLUMES, i.name)):
             picture = card_of(version, info, f"/api/node/{version.uuid}").picture
             if picture:
                 break

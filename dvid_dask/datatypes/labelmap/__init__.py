@@ -4,7 +4,7 @@ Its older siblings are made of the same rooms: labelarray, whose voxels hold the
 
 ========================  ==========================================================================
 `datatype`, `methods`     `LabelMap`, the instance at a version: every operation begins here
-`volume`                  `LabelVolume`: what all three types are alike
+`volume`                  `LabelVolume`: what all three are alike; `BodyVolume`: what the two with an index are
 `labelarray`              `LabelArray`
 `relabelling`             labels written over by others: what merges and splits of a labelarray do
 `labelblk`, `halving`     `LabelBlk`; one that follows another at half the resolution
@@ -25,6 +25,6 @@ from dvid_dask.datatypes.labelmap.datatype import LabelMap
 from dvid_dask.datatypes.labelmap.labelarray import LabelArray
 from dvid_dask.datatypes.labelmap.labelblk import LabelBlk
 from dvid_dask.datatypes.labelmap.sparse import Bounds
-from dvid_dask.datatypes.labelmap.volume import LabelVolume
+from dvid_dask.datatypes.labelmap.volume import BodyVolume, LabelVolume
 
-__all__ = ["Bounds", "LabelArray", "LabelBlk", "LabelMap", "LabelVolume"]
+__all__ = ["BodyVolume", "Bounds", "LabelArray", "LabelBlk", "LabelMap", "LabelVolume"]

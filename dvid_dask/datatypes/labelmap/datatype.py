@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dvid_dask.datatypes.base import register
-from dvid_dask.datatypes.labelmap.methods.grids import Grids
 from dvid_dask.datatypes.labelmap.methods.history import History
 from dvid_dask.datatypes.labelmap.methods.index import IndexAccess
-from dvid_dask.datatypes.labelmap.methods.nearness import Nearness
 from dvid_dask.datatypes.labelmap.methods.splitting import Splitting
-from dvid_dask.datatypes.labelmap.methods.tables import Tables
-from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
-from dvid_dask.datatypes.labelmap.volume import LabelVolume
+from dvid_dask.datatypes.labelmap.volume import BodyVolume
 
 __all__ = ["LabelMap"]
 
 
 @register
-class LabelMap(LabelVolume, IndexAccess, Splitting, Undoing, Grids, History, Nearness, Tables):
+class LabelMap(BodyVolume, IndexAccess, Splitting, History):
     """A segmentation at one version. Arrays are (z, y, x) uint64, coordinates voxels, signed 32-bit.
 
     Voxels hold supervoxels; a mapping says which body each belongs to. Indexing reads bodies:

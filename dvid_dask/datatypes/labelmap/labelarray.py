@@ -11,14 +11,9 @@ from dvid_dask.datatypes.base import register
 from dvid_dask.datatypes.labelmap import events, extents, keys, relabelling, splits, undo
 from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.index import Index
-from dvid_dask.datatypes.labelmap.methods.grids import Grids
-from dvid_dask.datatypes.labelmap.methods.nearness import Nearness
-from dvid_dask.datatypes.labelmap.methods.tables import Tables
-from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
 from dvid_dask.datatypes.labelmap.relabelling import Relabelled
 from dvid_dask.datatypes.labelmap.settings import labelarray_settings
-from dvid_dask.datatypes.labelmap.volume import LabelVolume
-from dvid_dask.datatypes.labelmap.writes import Prepared
+from dvid_dask.datatypes.labelmap.volume import BodyVolume
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import rles
 
@@ -39,7 +34,7 @@ class LabelSplit(NamedTuple):
 
 
 @register
-class LabelArray(LabelVolume, Undoing, Grids, Nearness, Tables):
+class LabelArray(BodyVolume):
     """Labels at one version. Arrays are (z, y, x) uint64, coordinates voxels, signed 32-bit.
 
     A labelmap without supervoxels: voxels hold the bodies themselves, and an edit rewrites them, in one commit with
@@ -73,12 +68,10 @@ class LabelArray(LabelVolume, Undoing, Grids, Nearness, Tables):
 
     def extended(self) -> dict[str, Any]:
         """The labelarray's part of ``info``."""
-        view, vid = self.view(), self._vid()
-        held = {int.from_bytes(k[-4:], "big"): int.from_bytes(v, "big") for k, v in view.scan(keys.OWN_MAX)}
-        own = self.max_label()
+        held = {int.from_bytes(k[-4:], "big"): int.from_bytes(v, "big") for k, v in self.view().scan(keys.OWN_MAX)}
         return {
             **self._properties(),
-            "MaxLabel": {str(i): n for i, n in sorted((held | ({vid: own} if own else {})).items())},
+            "MaxLabel": {str(i): n for i, n in sorted(held.items())},
             "MaxRepoLabel": self.next_labels.largest,
             "IndexedLabels": self.indexed,
             "CountLabels": self.info.settings["CountLabels"],
@@ -89,23 +82,15 @@ class LabelArray(LabelVolume, Undoing, Grids, Nearness, Tables):
 
     def max_label(self) -> int:
         """The largest label written at this version itself, 0 if there is none; not inherited, as in DVID."""
-        view = self.view()
-        own = view.get(keys.own_max(self._vid()))
-        if own is not None:
-            return int.from_bytes(own, "big")
-        # a bulk load notes the largest of the version and its ancestors
-        alone = not self.info.versioned or not self.version.parents
-        return extents.max_label(view) if alone else 0
+        own = self.view().get(keys.own_max(self._vid()))
+        return 0 if own is None else int.from_bytes(own, "big")
 
-    def _wrote(self, space: TxSpace, label: int) -> None:
+    def note_largest(self, space: TxSpace, label: int) -> None:
         """Note a label that was written at this version."""
         key = keys.own_max(self._vid())
         old = space.get(key)
         if label and (old is None or int.from_bytes(old, "big") < label):
             space.put(key, label.to_bytes(8, "big"))
-
-    def _stored(self, space: TxSpace, prepared: Prepared) -> None:
-        self._wrote(space, prepared.max_label)
 
     # ------------------------------------------------------------------ edits
 
@@ -224,7 +209,7 @@ class LabelArray(LabelVolume, Undoing, Grids, Nearness, Tables):
 
         def change(m: Mutation, space: TxSpace) -> LabelSplit:
             done = carry_out(m, space, new)
-            self._wrote(space, new)
+            self.note_largest(space, new)
             self._keep(m, action, done)
             self._log(m, f"{action}-complete", Target=label, NewLabel=new, Split=ref)
             m.publish(self, events.BlocksWritten(m.id, done.block_zyx))

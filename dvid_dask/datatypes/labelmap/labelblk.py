@@ -10,7 +10,6 @@ import numpy as np
 from dvid_dask.datatypes.base import InstanceInfo, register
 from dvid_dask.datatypes.labelmap import events, halving, relabelling
 from dvid_dask.datatypes.labelmap.blocks import read_blocks
-from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
 from dvid_dask.datatypes.labelmap.settings import labelblk_settings
 from dvid_dask.datatypes.labelmap.verify import stored_blocks
 from dvid_dask.datatypes.labelmap.volume import LabelVolume
@@ -28,7 +27,7 @@ Point = tuple[int, int, int]
 
 
 @register
-class LabelBlk(LabelVolume, Undoing):
+class LabelBlk(LabelVolume):
     """Labels at one version. Arrays are (z, y, x) uint64, coordinates voxels, signed 32-bit.
 
     Where things are and their edits belong to a labelvol. Each of the two follows the other (`set_syncs`): what is

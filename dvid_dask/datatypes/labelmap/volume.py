@@ -1,4 +1,4 @@
-"""What labelmap, labelarray and labelblk are alike: volumes of labels in compressed blocks."""
+"""What labelmap, labelarray and labelblk are alike: volumes of labels in blocks; with an index, of bodies."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dvid_dask.datatypes.labelmap import extents, keys
 from dvid_dask.datatypes.labelmap.merges import merge_labelmaps
+from dvid_dask.datatypes.labelmap.methods.grids import Grids
+from dvid_dask.datatypes.labelmap.methods.nearness import Nearness
+from dvid_dask.datatypes.labelmap.methods.tables import Tables
+from dvid_dask.datatypes.labelmap.methods.undoing import Undoing
 from dvid_dask.datatypes.labelmap.methods.writing import VoxelWrites
 from dvid_dask.datatypes.labelmap.verify import Problem, verify
 
 if TYPE_CHECKING:
     from dvid_dask.versions.meaning import MergeStep
 
-__all__ = ["LabelVolume"]
+__all__ = ["BodyVolume", "LabelVolume"]
 
 
-class LabelVolume(VoxelWrites):
+class LabelVolume(VoxelWrites, Undoing):
     """A volume of labels at one version: its voxels, what can be wrong with them, versions against each other."""
 
     merges_by_meaning: ClassVar[bool] = True
@@ -68,3 +72,7 @@ class LabelVolume(VoxelWrites):
     def merge_versions(self, step: MergeStep) -> None:
         """Carry out what the other parent has edited; see `dvid_dask.datatypes.labelmap.merges`."""
         merge_labelmaps(self, step)
+
+
+class BodyVolume(LabelVolume, Grids, Nearness, Tables):
+    """A volume of labels with an index that tells which body is where: labelmap and labelarray."""

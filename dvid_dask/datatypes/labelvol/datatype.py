@@ -171,6 +171,12 @@ class LabelVol(Datatype):
         for _, found in volumes.scan(self.view(), _label(label), self.block_shape, bounds):
             yield found if whole else volumes.clip(found, bounds)
 
+    def all_volumes(self) -> Iterator[tuple[int, tuple[int, int, int], NDArray[np.int32]]]:
+        """Label, block (z, y, x) and runs of every label in every block: labels ascend, then z, y, x."""
+        for key, value in self.view().scan(keys.RUNS):
+            z, y, x = keys.blocks_of([key])[0].tolist()
+            yield keys.label_of(key), (z, y, x), volumes.decode(value)
+
     def all_runs(self, label: int) -> NDArray[np.int32]:
         """The runs of a label as one array, joined across blocks and sorted by z, y, x."""
         return rles.normalize(np.concatenate([np.empty((0, 4), np.int32), *self.runs(label)]))

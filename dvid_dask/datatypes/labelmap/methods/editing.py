@@ -24,7 +24,7 @@ __all__ = ["Editing"]
 _DRAWS = 1000  # from a range of labels of which some are in use
 
 
-class Editing(Bodies, Recording):
+class Editing(Recording, Bodies):
     """Changes of the bodies of a labelmap."""
 
     def merge(self, target: int, others: Sequence[int], *, user: str = "", app: str = "", force: bool = False) -> int:

@@ -197,8 +197,8 @@ class VoxelWrites(VoxelReads):
             )
             self._keep_undo(m, "write", [step])
 
-    def _stored(self, space: TxSpace, prepared: writes.Prepared) -> None:
-        """Do what else the type does, in the commit that has written blocks of scale 0."""
+    def note_largest(self, space: TxSpace, label: int) -> None:
+        """Note the largest label of voxels that were written in a transaction, where a type keeps it by version."""
 
     def _check_blocks(self, offset_zyx: Sequence[int], shape_zyx: Sequence[int]) -> None:
         first = [o // b for o, b in zip(offset_zyx, self.block_shape, strict=True)]
@@ -228,7 +228,7 @@ class VoxelWrites(VoxelReads):
             written = writes.store(space, layout, prepared, scale=scale, index=index, downres=downres)
             self._keep_blocks(m, prepared, written.olds, scale=scale, index=index, downres=downres)
             if scale == 0:
-                self._stored(space, prepared)
+                self.note_largest(space, prepared.max_label)
                 m.publish(self, events.BlocksWritten(m.id, written.block_zyx))
 
         self.mutate(change, user=user, app=app, force=force)
