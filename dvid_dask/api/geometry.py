@@ -52,7 +52,7 @@ _SHAPES = {
 def parse_int(text: str, what: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int:
     """A decimal integer within bounds.
 
-    Only ASCII digits with an optional sign count; blanks around them are tolerated.
+    Only ASCII digits count, with a sign before them where negative numbers are possible.
 
     Raises
     ------
@@ -61,19 +61,18 @@ def parse_int(text: str, what: str, low: int = INT32_MIN, high: int = INT32_MAX)
 
     Examples
     --------
-    >>> parse_int(" -12 ", "offset")
+    >>> parse_int("-12", "offset")
     -12
     >>> parse_int("0x10", "offset")
     Traceback (most recent call last):
     ...
     dvid_dask.errors.BadRequest: offset: "0x10" is no decimal integer
     """
-    stripped = text.strip(" \t")
-    if not _DECIMAL.fullmatch(stripped):
+    if not _DECIMAL.fullmatch(text):
         raise BadRequest(f'{what}: "{text[:80]}" is no decimal integer')
-    value = int(stripped)
-    if not low <= value <= high:
-        raise BadRequest(f"{what}: {value} is outside {low}..{high}")
+    value = int(text)
+    if not low <= value <= high or (low >= 0 and not text.isdigit()):
+        raise BadRequest(f"{what}: {text} is outside {low}..{high}")
     return value
 
 
@@ -89,7 +88,7 @@ def parse_label(text: str, what: str = "label") -> int:
 
 
 def parse_point(text: str, dims: int = 3, *, sep: str = "_", what: str = "point") -> tuple[int, ...]:
-    """``"x_y_z"`` as ints in the order of the text, each within int32.
+    """``"x_y_z"`` as ints in the order of the text, each within int32; blanks around them are tolerated.
 
     Raises
     ------
@@ -107,7 +106,7 @@ def parse_point(text: str, dims: int = 3, *, sep: str = "_", what: str = "point"
     if len(parts) != dims:
         example = sep.join("xyzct"[:dims])
         raise BadRequest(f'{what}: "{text[:80]}" has not the form {example} ({dims} integers joined by "{sep}")')
-    return tuple(parse_int(part, what) for part in parts)
+    return tuple(parse_int(part.strip(" \t"), what) for part in parts)
 
 
 def parse_size(text: str, dims: int = 3, *, sep: str = "_", what: str = "size") -> tuple[int, ...]:

@@ -243,7 +243,7 @@ def get_arb(call: Call) -> Response:
 def _floats(text: str, count: int = 3) -> list[float]:
     parts = text.split("_") if count > 1 else [text]
     try:
-        values = [float(part) for part in parts]
+        values = [float(part) for part in parts if part.isascii() and "_" not in part]
     except ValueError:
         values = []
     if len(values) != count:

@@ -18,6 +18,7 @@ a PNG or BMP whose alpha is maximal everywhere is written without alpha.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ _TAIL = 1024  # what some programs append may follow an image's end
 
 Pixels = Any  # arrays of any of the types above
 
+_QUALITY = re.compile(r"[+-]?[0-9]{1,9}")
+
 
 def parse_format(text: str) -> tuple[str, int | None]:
     """Name and quality of a format as in URLs: ``png``, ``jpg:80``.
@@ -75,10 +78,9 @@ def parse_format(text: str) -> tuple[str, int | None]:
     name = _ALIASES.get(name.lower(), name.lower())
     if name not in _CONTENT_TYPES:
         raise FormatError(f"unknown image format {text!r}; png, jpg[:quality], tif and bmp are known")
-    try:
-        return name, int(quality) if colon else None
-    except ValueError:
-        raise FormatError(f"image format {text!r}: the quality must be an integer") from None
+    if colon and not _QUALITY.fullmatch(quality):
+        raise FormatError(f"image format {text!r}: the quality must be an integer")
+    return name, int(quality) if colon else None
 
 
 def encode_image(pixels: Pixels, format: str = "png") -> tuple[bytes, str]:

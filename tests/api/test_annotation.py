@@ -319,3 +319,18 @@ def test_watchers_are_told(client, synapses):
         "Del": [{"Label": 5, "Kind": "PostSyn", "Pos": [1, 2, 4]}],
     }
     assert all("UUID" in m for m in heard)
+
+
+def test_what_is_left_out_is_null_in_the_list_of_a_body_alone(client, synapses):
+    post(client, synapses, [{"Pos": [5, 5, 8], "Kind": "Gap"}, {"Pos": [6, 5, 8], "Kind": "Gap", "Tags": ["u"]}])
+    bare = {"Pos": [5, 5, 8], "Kind": "Gap", "Tags": None, "Prop": None}
+    assert client.get(f"{synapses}/label/9").json() == [bare, {**bare, "Pos": [6, 5, 8], "Tags": ["u"]}]
+    assert client.get(f"{synapses}/label/9?relationships=verbose").json()[0] == {**bare, "Rels": []}
+    full = {"Pos": [5, 5, 8], "Kind": "Gap", "Tags": [], "Prop": {}, "Rels": []}
+    assert client.get(f"{synapses}/label/9?relationships=true").json()[0] == full
+    assert client.get(f"{synapses}/elements/1_1_1/5_5_8").json() == [full]
+    assert {"Pos": [6, 5, 8], "Kind": "Gap", "Tags": ["u"], "Prop": {}} in client.get(f"{synapses}/tag/u").json()
+    # it stays so in the block when the element takes another's place
+    post(client, synapses, [{"Pos": [5, 5, 8], "Kind": "Note"}])
+    full = {"Pos": [5, 5, 8], "Kind": "Note", "Tags": None, "Prop": None, "Rels": None}
+    assert client.get(f"{synapses}/elements/1_1_1/5_5_8").json() == [full]

@@ -37,6 +37,10 @@ def test_bad_points(text):
 
 def test_blanks_and_signs_as_dvid_reads_them():
     assert g.parse_point(" 1 _ +2_-3") == (1, 2, -3)
+    assert g.parse_int("+5", "n") == 5
+    for bad in (" 5", "5 ", "1_0", "\u0661", ""):
+        with pytest.raises(BadRequest):
+            g.parse_int(bad, "n")
 
 
 @pytest.mark.parametrize("text", ["0_1_1", "-1_1_1", "1_1"])
@@ -59,7 +63,7 @@ def test_a_box_is_accepted_exactly_where_its_far_corner_is_int32(offset, size):
 
 def test_labels_span_uint64():
     assert g.parse_label(str(2**64 - 1)) == 2**64 - 1
-    for bad in (str(2**64), "-1", "1e3", "9" * 5000):
+    for bad in (str(2**64), "-1", "1e3", "9" * 5000, "+1", "-0", " 1", "1 "):
         with pytest.raises(BadRequest):
             g.parse_label(bad)
 

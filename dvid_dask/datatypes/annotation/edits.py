@@ -66,10 +66,11 @@ def post(space: TxSpace, filing: Filing, shape: Sequence[int], elements: Element
     changed[old] = ~equal(held[place[old]], elements[old])
     if not changed.all():
         return post(space, filing, shape, elements[changed]) if changed.any() else 0
-    elements = elements.filled(~old)
     order = np.arange(len(held))
     order[place[old]] = len(held) + np.flatnonzero(old)
-    _store(space, shape, Elements.join([held, elements]), np.concatenate([order, len(held) + np.flatnonzero(~old)]))
+    # as DVID has it: what isn't given is empty in the block of a new element, null in the list of its body
+    stored = Elements.join([held, elements.filled(~old)])
+    _store(space, shape, stored, np.concatenate([order, len(held) + np.flatnonzero(~old)]))
     was = np.full(len(elements), -1, np.int64)
     was[old] = np.arange(int(old.sum()))
     filing.change(held[place[old]], elements, was)
