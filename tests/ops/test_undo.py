@@ -150,6 +150,28 @@ def test_all_of_them_one_after_the_other():
         assert state(seg) == states[n + 1]
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        {10: 911, 11: 910},  # two bodies change their ids
+        {10: 911, 11: 912, 12: 910},  # three in a ring
+        {10: 920, 11: 920, 20: 910, 21: 911},  # what goes, and what comes in its place
+    ],
+)
+def test_bodies_that_keep_their_id_and_nothing_else(table):
+    seg = new()
+    seg.renumber([(900 + sv, sv) for sv in (10, 11, 12, 20)])
+    seg.merge(920, [22])
+    before = state(seg)
+    ops.agglomerate(seg, np.array([*table.items()], np.uint64), progress=False)
+    after, made = state(seg), last(seg)
+    for _ in range(2):
+        seg.undo(made)
+        assert state(seg) == before
+        seg.redo(made)
+        assert state(seg) == after
+
+
 def test_posted_indices():
     seg = new()
     before = seg.index(5), seg.index(6)

@@ -352,7 +352,9 @@ def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
     how = {"scale": step.scale, "index": step.index, "downres": step.downres}
     back = blocks_before(coords, now, values, **how, keep=c.keep)  # type: ignore[arg-type]
     if step.scale == 0 and step.index and c.indexed:
-        _check_vanishing(c, values, now)
+        after = _totals(c, values)
+        _check_vanishing(c, after, now)
+        _check_not_retired(c, after)
         _index_blocks(c, coords, values, now)
     for key, value in zip(block_keys, values, strict=True):
         if value is None:
@@ -368,9 +370,9 @@ def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
     return back
 
 
-def _check_vanishing(c: Context, values: Sequence[bytes | None], olds: Sequence[bytes | None]) -> None:
+def _check_vanishing(c: Context, after: dict[int, int], olds: Sequence[bytes | None]) -> None:
     """Refuse to take the last voxels of bodies and supervoxels that later mutations name."""
-    index, before, after = Index(c.space), _totals(c, olds), _totals(c, values)
+    index, before = Index(c.space), _totals(c, olds)
     losing = np.array(sorted(before.keys() - after.keys()), np.uint64)
     gone: set[int] = set()
     bodies = Mapping(c.space).bodies(losing)
@@ -387,6 +389,17 @@ def _check_vanishing(c: Context, values: Sequence[bytes | None], olds: Sequence[
     later = [mutation for mutation, steps in c.later(names, set()) if names_one(steps, names, set(), c.kept)]
     if later:
         raise Changed("later mutations changed bodies that would lose all their voxels", later)
+
+
+def _check_not_retired(c: Context, after: dict[int, int]) -> None:
+    """Refuse to give voxels back to supervoxels that were cut since, elsewhere: they would belong to no body."""
+    labels = np.array(sorted(after), np.uint64)
+    retired = labels[Mapping(c.space).bodies(labels) == 0]
+    if not len(retired):
+        return
+    listed = ", ".join(map(str, retired[:10].tolist()))
+    later = [mutation for mutation, steps in c.later(retired, set()) if names_one(steps, retired, set(), c.kept)]
+    raise Changed(f"supervoxels {listed} of the overwritten blocks were cut since, or given up", later)
 
 
 def _totals(c: Context, values: Sequence[bytes | None]) -> dict[int, int]:

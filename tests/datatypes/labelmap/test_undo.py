@@ -154,6 +154,26 @@ def test_a_body_that_has_only_the_id_is_not_the_body(seg):
     assert seg.mapping([1, 2, 7]).tolist() == [1, 1, 7]
 
 
+@pytest.mark.parametrize("edit", ["split-supervoxel", "split"])
+def test_voxels_are_not_given_back_to_a_supervoxel_that_was_cut_since(seg, edit):
+    """A write takes some of 4's blocks; what is left of it elsewhere is cut, so 4 itself is no supervoxel any more."""
+    seg.write(labels(), (0, 0, 0))
+    seg.write(np.full((16, 16, 16), 300, np.uint64), (0, 0, 0))
+    written, rest = last(seg), seg.sparse(4, supervoxels=True).all_runs()
+    cut = {
+        "split-supervoxel": lambda: seg.split_supervoxel(4, rest[:5]).mutation,
+        "split": lambda: seg.split(4, rest[:5]).mutation,
+    }[edit]()
+    before = state(seg)
+    with pytest.raises(LaterMutations, match="4 of the overwritten blocks were cut") as refused:
+        seg.undo(written)
+    assert refused.value.mutations == (cut,)
+    assert state(seg) == before
+    seg.undo(cut)
+    seg.undo(written)
+    assert (seg.read((0, 0, 0), SHAPE) == labels()).all()
+
+
 def test_parts_are_joined_in_the_body_that_they_were_merged_into(seg):
     seg.write(labels(), (0, 0, 0))
     cut = seg.split_supervoxel(4, part(labels() == 4)).mutation

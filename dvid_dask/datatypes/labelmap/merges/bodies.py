@@ -143,6 +143,9 @@ class _Settling:
             side.find_names(self.base, self.at_base)
         self.now = self.sides[OURS].now, self.sides[THEIRS].now
         self._parent: dict[Node, Node] = {}
+        self._ours: dict[int, list[int]] | None = None
+        self._homes: list[Node] = []
+        self._populated: set[Node] = set()  # classes of bodies that supervoxels end in
 
     # -------------------------------------------------------------- bodies that are the same
 
@@ -194,6 +197,7 @@ class _Settling:
         classes = defaultdict(list)
         for node in list(self._parent):
             classes[self._find(node)].append(node)
+        self._homes, self._populated = homes, {self._find(home) for home in homes}
         names = self._names(classes)
         result = []
         for t, home in enumerate(homes):
@@ -228,46 +232,73 @@ class _Settling:
 
     def _names(self, classes: dict[Node, list[Node]]) -> dict[Node, int | None]:
         """The name of each class of bodies; None for one whose name is taken: its members stay what they are."""
-        names: dict[Node, int | None] = {}
-        taken: dict[int, Node] = {}
-        ours, theirs = self.sides
         # bodies of ours keep their names before those of theirs get theirs
-        for root, nodes in sorted(classes.items(), key=lambda item: not any(self._exists(n) for n in item[1])):
-            held = [sorted(b for side, b in nodes if side == s and self.sides[s].has(b)) for s in (OURS, THEIRS)]
-            standing = [b for b in held[OURS] if b not in theirs.whole] or [
-                b for b in held[THEIRS] if b not in ours.whole
-            ]
-            body = (standing or held[OURS] or held[THEIRS] or sorted(b for _, b in nodes))[0]
-            name = ours.names.get(body) if (OURS, body) in nodes else None
-            other = theirs.names.get(body) if (THEIRS, body) in nodes else None
-            if name and other and name != other:
-                self._list({"body": body, "renumbered to": [name, other]})
-            elif other and not name:
-                name = other
-                if self._in_use(other, root, taken):
-                    self._list({"body": other, "made of": [self._made_of(other), body]})
-                    name = None
-            name = name or body
-            if self._in_use(name, root, taken):
-                self._list({"body": name, "made of": "different bodies"})
-                names[root] = None
-                continue
-            names[root] = name
-            taken[name] = root
+        order = sorted(classes.items(), key=lambda item: not any(self._exists(n) for n in item[1]))
+        wanted = {root: self._wanted(nodes) for root, nodes in order if self._stays(root, nodes)}
+        names: dict[Node, int | None] = {root: choice[0] for root, choice in wanted.items()}
+        refused = True
+        while refused:  # who doesn't get a name may be in the way of another who did
+            refused, taken = False, dict[int, Node]()
+            for root, choice in wanted.items():
+                name = names[root]
+                if name is None or (not self._in_use(name, root, names) and taken.setdefault(name, root) == root):
+                    continue
+                refused, made_of = True, "different bodies" if name == choice[-1] else [self._made_of(name), choice[-1]]
+                self._list({"body": name, "made of": made_of})
+                names[root] = None if name == choice[-1] else choice[-1]
         return names
+
+    def _wanted(self, nodes: list[Node]) -> list[int]:
+        """The names that a class of bodies may have, best first."""
+        ours, theirs = self.sides
+        held = [sorted(b for side, b in nodes if side == s and self.sides[s].has(b)) for s in (OURS, THEIRS)]
+        standing = [b for b in held[OURS] if b not in theirs.whole] or [b for b in held[THEIRS] if b not in ours.whole]
+        body = (standing or held[OURS] or held[THEIRS] or sorted(b for _, b in nodes))[0]
+        name = ours.names.get(body) if (OURS, body) in nodes else None
+        other = theirs.names.get(body) if (THEIRS, body) in nodes else None
+        if name and other and name != other:
+            self._list({"body": body, "renumbered to": [name, other]})
+        if name:
+            return [name]
+        return [other, body] if other and other != body else [body]
 
     def _exists(self, node: Node) -> bool:
         return node[0] == OURS and self.sides[OURS].has(node[1])
 
-    def _in_use(self, name: int, root: Node, taken: dict[int, Node]) -> bool:
-        """Whether a name is that of another body of ours."""
-        if name in taken:
-            return taken[name] != root
+    def _in_use(self, name: int, root: Node, names: dict[Node, int | None]) -> bool:
+        """Whether a name is that of another body of ours, which keeps it if classes get these names."""
         ours = self.sides[OURS]
         if name not in ours.headers:
             return False
         body = self._made_of(name)
-        return (OURS, body) not in self._parent or self._find((OURS, body)) != root
+        owner = self._find((OURS, body)) if (OURS, body) in self._parent else None
+        if owner == root:
+            return False
+        if not self._all_settled(body):
+            return True
+        # it is free if all that the body has is called otherwise in the end
+        ends = {self._find(self._homes[t]) for t in self._held_by(body)}
+        return any(names[end] in (name, None) for end in ends if end != root)
+
+    def _stays(self, root: Node, nodes: list[Node]) -> bool:
+        """Whether a class of bodies has any supervoxel in the end."""
+        return root in self._populated or any(self._exists(n) and not self._all_settled(n[1]) for n in nodes)
+
+    def _all_settled(self, body: int) -> bool:
+        """Whether all supervoxels of a body of ours are among those that are settled here."""
+        ours = self.sides[OURS]
+        ids = [self._units.in_ours[self._members[t]] for t in self._held_by(body)]
+        settled = np.unique(np.concatenate([np.empty(0, np.uint64), *ids]))
+        name = ours.names.get(body, body)
+        return int((ours.index.voxels_of(name, settled) > 0).sum()) == ours.headers[name]
+
+    def _held_by(self, body: int) -> list[int]:
+        """Triples that our side has in a body."""
+        if self._ours is None:
+            self._ours = defaultdict(list)
+            for t, now in enumerate(self.sides[OURS].now):
+                self._ours[now].append(t)
+        return self._ours.get(body, [])
 
     def _made_of(self, name: int) -> int:
         return next((b for b, n in self.sides[OURS].names.items() if n == name), name)
