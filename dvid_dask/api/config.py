@@ -83,6 +83,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Whether ``POST .../split`` of labelmap is answered.
     allow_timing : bool
         Send ``Timing-Allow-Origin: *`` with answers of instances.
+    allow_bases : tuple of str
+        Directories (``gs://bucket/em``, ``https://host/volumes``, ``file:///data``) below which clients may name a
+        volume for a new instance to stand on; without any, only the admin token may. What is named is read with this
+        server's network and credentials.
     block_list_file : str
         File with ``u=<user>[,note]`` and ``ip=<pattern>[,note]`` lines: who gets 429.
     web_client, web_redirect_path, web_default_file : str
@@ -122,6 +126,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["", "readonly", "fullwrite"] = ""
     allow_labelmap_split: bool = False
     allow_timing: bool = False
+    allow_bases: tuple[str, ...] = ()
     block_list_file: str = ""
     web_client: str = ""
     web_redirect_path: str = ""
@@ -149,6 +154,7 @@ class _Server(msgspec.Struct, kw_only=True):
     rwmode: Literal["", "readonly", "fullwrite"] = ""
     allowlabelmapsplit: bool = False
     allowtiming: bool = False
+    allowbases: list[Text] = []
     blocklistfile: Text = ""
     webclient: Text = ""
     webredirectpath: Text = ""
@@ -272,6 +278,7 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
         mode=s.rwmode,
         allow_labelmap_split=s.allowlabelmapsplit,
         allow_timing=s.allowtiming,
+        allow_bases=tuple(s.allowbases),
         block_list_file=s.blocklistfile,
         web_client=at(s.webclient),
         web_redirect_path=s.webredirectpath,

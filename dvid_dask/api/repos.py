@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dvid_dask.bases import is_below, named_url
 from dvid_dask.errors import BadRequest, Forbidden
+from dvid_dask.formats.urls import shown
 
 from .failures import Unrouted
 from .nodes import LIMIT, convert, fold, gate, given, log_lines
@@ -131,6 +133,20 @@ def post_log(request: VersionRequest) -> Response:
     return empty()
 
 
+def _check_base(request: VersionRequest, settings: dict[str, Any]) -> None:
+    """Refuse to open for a client what only the server can reach, unless whoever runs it said so."""
+    base = settings.get("base")
+    if not base or request.admin:
+        return
+    if not isinstance(base, str):
+        raise BadRequest(f"setting 'base' must be a string, not {base!r}")
+    dataset = settings.get("basedataset")
+    allowed = request.server.config.allow_bases
+    if not is_below(named_url(base, dataset if isinstance(dataset, str) else None), allowed):
+        below = f"; it opens what lies below {', '.join(map(shown, allowed))}" if allowed else ""
+        raise Forbidden(f"this server opens no volume at {shown(base)} for clients{below}: see allowBases")
+
+
 class _NewInstance(msgspec.Struct):
     typename: str
     dataname: str
@@ -141,12 +157,14 @@ def post_instance(request: VersionRequest) -> Response:
     """Make a data instance.
 
     JSON: ``typename``, ``dataname``, and settings: ``Versioned``, ``Compression``, ``Checksum``, ``Tags`` and those of
-    the type. Keys in any case, values strings.
+    the type. Keys in any case, values strings. ``Base`` (images: the volume that the instance shall stand on, a URL)
+    is taken where the server's configuration allows that URL (``allowBases``), or from who has the admin token.
     """
     settings: dict[str, Any] = fold(request.body.all(LIMIT), dict[str, Any])
     names = convert({k: settings.pop(k) for k in ("typename", "dataname") if k in settings}, _NewInstance)
     if not names.typename:
         raise BadRequest("typename is empty: say which datatype")
+    _check_base(request, settings)
     instance = request.repo.new_instance(
         names.typename, names.dataname, settings, at=request.version, force=request.force
     )

@@ -26,27 +26,20 @@ import msgspec
 import numpy as np
 
 from dvid_dask.boxes import INT32_MAX, INT32_MIN, Box, Point
-from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.errors import BadRequest, BrokenBase, NotFound
 
 from . import remote
 from .files import filesystem, open_files
 from .hdf5 import import_h5py, only_dataset
-from .opening import split_hdf5
-from .pyramids import FORMATS, Pyramid, Step, find_pyramid, scale_of
+from .naming import file_url, named_directory, split_hdf5
+from .pyramids import Pyramid, Step, find_pyramid, scale_of
 from .readers import Gone, Guard, Place, Shape, reader_of
-from .urls import directory_url, local_path, scheme_of, shown
+from .urls import local_path, shown
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Base", "BaseScale"]
-
-# as URLs of neuroglancer name formats, before and behind a URL
-_NAMES = {
-    **{name: name for name in FORMATS},
-    "zarr": "",
-    "neuroglancer-precomputed": "precomputed",
-}
 
 
 class BaseScale(msgspec.Struct, frozen=True):
@@ -81,7 +74,7 @@ class Base(msgspec.Struct, frozen=True):
     Attributes
     ----------
     url
-        As a person named it: may hold what signs requests, so show `shown_url`.
+        Of its directory or file; may hold what signs requests, so show `shown_url`.
     levels
         Its scales, in ascending order; the first is scale 0.
     fill
@@ -132,22 +125,23 @@ class Base(msgspec.Struct, frozen=True):
             There is no volume.
         BadRequest
             It is no volume of three dimensions, or doesn't fit the coordinates.
-        BrokenBase, Unavailable
-            It can't be opened, or not now.
+        Unavailable
+            It can't be opened now.
         """
         names = tuple(a.lower() for a in axes or ())
         chosen = tuple(sorted((select or {}).items()))
+        if isinstance(url, str) and url.lstrip().startswith("{"):
+            url = _parsed(url)
         if isinstance(url, Mapping):
             text = msgspec.json.encode(url, order="sorted").decode()
             place = Place("tensorstore", text, axes=names, select=chosen, channels=channels)
             return cls._found(text, [(Step("", 0, {}), place)], None, offset)
         hdf5 = split_hdf5(url, dataset)
         if hdf5 is not None:
-            where, inside = hdf5
-            where = where if "://" in where else directory_url(where).rstrip("/")
+            where, inside = file_url(hdf5[0]), hdf5[1]
             place = Place("hdf5", where, inside or _only(where), axes=names, select=chosen, channels=channels)
-            return cls._found(url, [(Step("", 0, {}), place)], None, offset)
-        where, format = _directory(url)
+            return cls._found(where, [(Step("", 0, {}), place)], None, offset)
+        where, format = named_directory(url)
         pyramid = find_pyramid(open_files(where), format)
         if not names and pyramid.axes is not None:
             names = tuple(pyramid.axes)
@@ -155,7 +149,7 @@ class Base(msgspec.Struct, frozen=True):
             (step, Place(pyramid.format, where, step.path.strip("/"), step.which, names, chosen, channels))
             for step in pyramid.steps
         ]
-        return cls._found(url, steps, pyramid, offset)
+        return cls._found(where, steps, pyramid, offset)
 
     @classmethod
     def _found(
@@ -170,6 +164,8 @@ class Base(msgspec.Struct, frozen=True):
             full = finest.shape()
         except Gone as e:
             raise NotFound(f"{shown(url)}: there is no volume") from e
+        except BrokenBase as e:
+            raise BadRequest(str(e)) from e
         start = full.start
         if pyramid is not None and pyramid.offset:
             z, y, x = (s + pyramid.offset.get(a, 0) for s, a in zip(start, "zyx", strict=True))
@@ -224,6 +220,11 @@ class Base(msgspec.Struct, frozen=True):
     def shown_url(self) -> str:
         """The URL without what signs requests."""
         return shown(self.url)
+
+    @property
+    def format(self) -> str:
+        """zarr2, zarr3, n5, precomputed, hdf5 or tensorstore."""
+        return self.levels[0].place.format
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -344,23 +345,11 @@ def _covers(here: Box, full: Box, scale: int) -> bool:
     )
 
 
-def _directory(text: str) -> tuple[str, str]:
-    """URL of the directory of a volume, and its format where the text names it."""
-    format = ""
-    scheme, _, rest = text.partition("://")
-    if rest and scheme.lower() in _NAMES:
-        text, format = rest, _NAMES[scheme.lower()]
-    if "|" in text:
-        text, _, adapter = text.partition("|")
-        name = adapter.strip().rstrip(":/")
-        if name not in _NAMES:
-            raise BadRequest(
-                f"{shown(text)}: of what may follow '|', {', '.join(sorted(_NAMES))} are known, not {name!r}"
-            )
-        format = _NAMES[name]
-    if scheme_of(text) == "file" and "://" in text:
-        text = str(local_path(text))
-    return directory_url(text), format
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as e:
+        raise BadRequest(f"a base that begins with a brace is a JSON spec of tensorstore; this is none: {e}") from e
 
 
 def _only(url: str) -> str:

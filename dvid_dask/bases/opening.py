@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ from dvid_dask.errors import BadRequest, NotFound
 from .arrays import DaskVolume, arranged, of_numpy, open_npy
 from .hdf5 import Hdf5Volume
 from .images import IMAGES, open_images
+from .naming import split_hdf5
 from .tensorstores import TensorstoreVolume, open_path
 from .volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["open_volume", "split_hdf5"]
+__all__ = ["open_volume"]
 
 
 def open_volume(
@@ -117,21 +117,6 @@ def _open_text(text: str, axes: list[str] | None, select: dict[str, int], datase
         if isinstance(e, BadRequest):
             raise
         raise BadRequest(f"{text}: tensorstore can't open it: {e}") from e
-
-
-def split_hdf5(text: str, dataset: str | None) -> tuple[str, str | None] | None:
-    """Path or URL of an HDF5 file and the data set in it; None if the text doesn't mean such a file.
-
-    Examples
-    --------
-    >>> split_hdf5("em.h5:/em/gray", None), split_hdf5("em.h5", None), split_hdf5("em.zarr", None)
-    (('em.h5', '/em/gray'), ('em.h5', None), None)
-    """
-    if match := re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|n?cdf?)):(/.*)", text, re.IGNORECASE):
-        return match[1], match[2]
-    if dataset is not None or text.lower().endswith((".h5", ".hdf5", ".hdf")):
-        return text, dataset
-    return None
 
 
 def _must_exist(path: str) -> None:

@@ -69,7 +69,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @functools.cache
 def context() -> Any:
-    """Tensorstore's resources for bases: few retries, and one bounded cache of chunks for all of them."""
+    """What tensorstore has for bases: few retries, and one bounded cache of chunks for all of them."""
     global _used
     _used = True
     for name, value in _CURL.items():
@@ -128,6 +128,8 @@ def translated(error: BaseException, url: str) -> DvidError:
         return Unavailable(f"{where} doesn't answer in time: try again later")
     if isinstance(error, (FileNotFoundError, KeyError)) or word in _BROKEN:
         return BrokenBase(f"{where} is gone, or is damaged: {said}")
+    if isinstance(error, OSError) and not is_remote(url) and not isinstance(error, PermissionError):
+        return BrokenBase(f"{where} can't be read: {said}")
     if isinstance(error, PermissionError) or word in _REFUSED:
         return Unavailable(f"{where} may not be read: {said}")
     return Unavailable(f"{where} can't be read at the moment: {said or type(error).__name__}")

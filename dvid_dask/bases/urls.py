@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 import tensorstore as ts
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.urls import shown
 
 __all__ = ["TENSORSTORE", "directory_url", "join", "kvstore_spec", "local_path", "scheme_of", "shown"]
 
@@ -119,15 +119,3 @@ def kvstore_spec(url: str) -> dict[str, Any]:
     except ValueError as e:
         raise BadRequest(f"{shown(url)}: {e}") from e
     return spec
-
-
-def shown(text: str) -> str:
-    """A URL, or a message that holds URLs, without what signs requests.
-
-    Examples
-    --------
-    >>> shown("can't read https://me:pw@host/em/info?sig=a12: gone")
-    "can't read https://host/em/info?...: gone"
-    """
-    text = re.sub(r"(\w://)[^/@\s]*@", r"\1", text)
-    return re.sub(r"(://[^\s?\"']*\?)[^\s\"':,;]*", r"\1...", text)

@@ -8,6 +8,7 @@ import typer
 
 import dvid_dask
 from dvid_dask.cli import (
+    adopt,
     bench,
     elements,
     images,
@@ -57,6 +58,7 @@ app.command("init")(stores.init)
 app.command("serve")(stores.serve)
 app.command("info")(stores.info)
 app.command("ingest")(volumes.ingest)
+app.command("adopt")(adopt.adopt)
 app.command("export")(volumes.export)
 app.command("publish")(volumes.publish)
 app.command("downres")(volumes.downres)

@@ -28,8 +28,11 @@ __all__ = [
     "export",
     "publish",
     "ingest",
+    "open_or_create",
+    "pair",
     "point",
     "region_at",
+    "version_or_create",
 ]
 
 Workers = Annotated[
@@ -111,15 +114,15 @@ def ingest(
     volume = ops.open_volume(
         source,
         axes=axes,
-        select={k: int(v) for k, v in map(_pair, select or ())},
+        select={k: int(v) for k, v in map(pair, select or ())},
         dataset=dataset,
         dtype=None if dtype is None else _dtype(dtype),
         crop=None if crop is None else _box(crop),
     )
-    datastore = _open_or_create(store, create and not plan)
-    at = _version_or_create(datastore, repo, version, create and not plan)
+    datastore = open_or_create(store, create and not plan)
+    at = version_or_create(datastore, repo, version, create and not plan)
     if instance not in at and create and not plan:
-        at.repo.new_instance(typename or _type_for(volume.dtype), instance, dict(map(_pair, setting or ())), at=at)
+        at.repo.new_instance(typename or ops.type_for(volume.dtype), instance, dict(map(pair, setting or ())), at=at)
     target = at[instance]
     settings: dict[str, Any] = {"offset": point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
     settings["region"] = region_at(at, region)
@@ -271,7 +274,8 @@ def check_index(
         raise typer.Exit(1)
 
 
-def _open_or_create(store: str, create: bool) -> Datastore:
+def open_or_create(store: str, create: bool) -> Datastore:
+    """The store; where it is missing, and that is asked for, a new one."""
     try:
         return open_store(store)
     except StoreNotFound:
@@ -280,7 +284,8 @@ def _open_or_create(store: str, create: bool) -> Datastore:
         return dvid_dask.create(store, compact="never")
 
 
-def _version_or_create(datastore: Datastore, repo: str | None, version: str | None, create: bool) -> Version:
+def version_or_create(datastore: Datastore, repo: str | None, version: str | None, create: bool) -> Version:
+    """The version; where there is no repository, and that is asked for, the first of a new one."""
     if version is not None:
         return find_version(datastore, version)
     try:
@@ -289,19 +294,6 @@ def _version_or_create(datastore: Datastore, repo: str | None, version: str | No
         if not create:
             raise
         return datastore.new_repo(repo or "")["master"]
-
-
-def _type_for(dtype: np.dtype[Any]) -> str:
-    types = {
-        "uint64": "labelmap",
-        "uint8": "uint8blk",
-        "uint16": "uint16blk",
-        "uint32": "uint32blk",
-        "float32": "float32blk",
-    }
-    if dtype.name not in types:
-        raise BadRequest(f"no datatype holds {dtype.name}: convert with --dtype to one of {', '.join(types)}")
-    return types[dtype.name]
 
 
 @contextlib.contextmanager
@@ -337,7 +329,8 @@ def region_at(version: Version, name: str | None) -> Region | None:
     return roi.region
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """``KEY=VALUE`` in two."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise typer.BadParameter(f"{text!r} is no KEY=VALUE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dvid_dask.boxes import Box
+from dvid_dask.ops.adopt import adopt, type_for
 from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
 from dvid_dask.ops.composite import composite
 from dvid_dask.ops.contacts import contacts
@@ -36,6 +37,7 @@ from dvid_dask.ops.values_in import ImportReport, import_values
 from dvid_dask.ops.values_out import ValuesReport, export_values
 
 __all__ = [
+    "adopt",
     "import_values",
     "ImportReport",
     "export_values",
@@ -104,6 +106,7 @@ __all__ = [
     "repair_max_labels",
     "sparse_volumes",
     "split_by",
+    "type_for",
     "unfinished_jobs",
     "version_changes",
 ]

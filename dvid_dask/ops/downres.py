@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ImageBlk
+from dvid_dask.datatypes.imageblk.adopted import AdoptedLayout
 from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
+    from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
 
 __all__ = ["DownresReport", "downres"]
 
@@ -70,7 +71,8 @@ def downres(
 ) -> DownresReport:
     """Compute the coarser scales of a label volume or image from a finer one; what they held is replaced.
 
-    Edits that others make meanwhile are not lost: a brick that they touch is computed anew.
+    Edits that others make meanwhile are not lost: a brick that they touch is computed anew. Of an image that stands on
+    a base with all of these scales, only the bricks in which something was written are done.
 
     Parameters
     ----------
@@ -121,10 +123,8 @@ def downres(
     job.check_reach(client, instance)
     space = instance.view(0)
     # blocks of coarser scales too: those without anything below them have to go
-    found = [
-        stored_blocks(instance, space, from_scale),
-        *(stored_blocks(instance, space, s) << (s - from_scale) for s in range(from_scale + 1, levels + 1)),
-    ]
+    scales_above = range(from_scale, levels + 1)
+    found = [_changed(instance, space, s, scales_above) << (s - from_scale) for s in scales_above]
     blocks = np.unique(np.concatenate(found), axis=0)
     if not len(blocks):
         raise BadRequest(f"{instance.name!r} has no block at scale {from_scale} at version {instance.version.uuid}")
@@ -165,6 +165,16 @@ def _coarsest(instance: Datatype) -> int:
     if isinstance(instance, LabelVolume):
         return instance.layout.levels
     return max(instance.scales(), default=0) if isinstance(instance, ImageBlk) else 0
+
+
+def _changed(instance: Datatype, space: Space, scale: int, needed: range) -> NDArray[np.int64]:
+    """The blocks of a scale from which coarser ones are to be made, or which are to be made."""
+    if isinstance(instance, ImageBlk) and isinstance(layout := instance.layout, AdoptedLayout):
+        box = instance.extents
+        if box is not None and set(needed[1:]) <= set(layout.base.scales):
+            # the base has them all: they are wrong only where something was written
+            return layout.written(space, scale, box.at_scale(scale).cells(layout.block))
+    return stored_blocks(instance, space, scale)
 
 
 def _grids(grids: tuple[Grid, ...], blocks: NDArray[np.int64], part: Within | None) -> list[Grid]:

@@ -119,10 +119,8 @@ class _Foreground:
     background: NDArray[Any]
 
     def __call__(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        metadata = self.layout.metadata(self.space, 0) or b""
         found = []
-        for block, value in self.layout.values(self.space, 0, blocks):
-            voxels = self.layout.decode(value, metadata)
+        for block, voxels in self.layout.decoded(self.space, 0, blocks):
             if len(self.background) == 1:
                 full = bool((voxels != self.background[0]).any())
             else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dvid_dask.errors import BadRequest, Conflict, LockedVersion, UnknownInstance, UnknownVersion, did_you_mean
+from dvid_dask.formats.urls import shown
 from dvid_dask.versions import registry
 from dvid_dask.versions.counters import Counter, NumberSource
 from dvid_dask.versions.datastore import check_passcode, unversioned_tree
@@ -367,7 +368,8 @@ class Repo:
                     settings=own,
                 )
             )
-            meta.log(self.id, 0, [f"New data instance {name!r} of type {typename} at {node.uuid}: {config}"], now())
+            told = shown(f"New data instance {name!r} of type {typename} at {node.uuid}: {config}")
+            meta.log(self.id, 0, [told], now())
 
         self.datastore.meta.update(insert)
         self.datastore.feed.operation(self, "newinstance", UUID=at.uuid, Typename=typename, Dataname=name)

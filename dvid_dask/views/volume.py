@@ -153,9 +153,9 @@ class Volume:
         return (held, table) if table.any() else None
 
     def stored_block(self, scale: int, block: Sequence[int]) -> bytes | None:
-        """A block of an image as it is stored; None where none was written."""
+        """A block of an image as it is stored, or would be; None where there is none."""
         image = cast("ImageBlk", self.instance)
-        return self.space.get(image.layout.block_key(scale, block))
+        return next((value for _, value in image.layout.values(self.space, scale, np.array([block], np.int64))), None)
 
     def voxels(self, scale: int, start: Sequence[int], shape: Sequence[int]) -> NDArray[np.generic]:
         """The voxels of a box, z, y, x; as they are stored where something is, else `fill`."""

@@ -156,5 +156,5 @@ def precomputed_jpeg(folder, voxels):
 
 def hdf5(folder, voxels):
     with h5py.File(folder / "v.h5", "w") as file:
-        file.create_dataset("em/gray", data=voxels, chunks=(16, 16, 16), compression="gzip")
+        file.create_dataset("em/gray", data=voxels, chunks=tuple(min(16, n) for n in voxels.shape), compression="gzip")
     return "v.h5"

@@ -145,3 +145,18 @@ def test_only_a_region(cli, labels, store, tmp_path):
     box = tuple(slice(a, a + n) for a, n in zip(low, array.shape, strict=True))
     assert np.array_equal(array[:], np.where(mask, volume, 0)[box])
     assert "is a labelmap, not a roi" in cli("export", store, "master", "seg", "x", "--region", "seg", code=1).err
+
+
+def test_adopt_makes_an_instance_of_a_volume_in_place(cli, tmp_path):
+    gray = np.random.default_rng(0).integers(0, 255, (40, 64, 64)).astype(np.uint8)
+    array = zarr.create_array(str(tmp_path / "em.zarr"), shape=gray.shape, dtype=gray.dtype, chunks=(32, 32, 32))
+    array[:] = gray
+    store = tmp_path / "store"
+    assert "no store" in cli("adopt", tmp_path / "em.zarr", store, "-i", "em", code=1).err
+    done = cli("adopt", tmp_path / "em.zarr", store, "-i", "em", "--create", "--repo", "fly", "--offset", "5,0,-7")
+    assert "stands on file://" in done.out
+    image = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["em"]
+    assert image.extents.start == (-7, 0, 5)
+    assert np.array_equal(image[...], gray)
+    assert image.stored().keys == 0
+    assert "no volume" in cli("adopt", tmp_path / "nothing", store, "-i", "other", code=1).err

@@ -487,7 +487,7 @@ def test_a_large_box_of_blocks_is_walked_through_and_gives_the_same(repo, monkey
             image.write(np.full((8, 8, 8), 7, np.uint8), at.tolist())
         box = ((-80, -160, -160), (200, 320, 320))
         small = list(image.read_blocks_in(*box))
-        monkeypatch.setattr("dvid_dask.datatypes.imageblk.layout._LOOKUPS", 0)
+        monkeypatch.setattr("dvid_dask.datatypes.imageblk.layout.LOOKUPS", 0)
         assert list(image.read_blocks_in(*box)) == small
         assert small
         monkeypatch.undo()

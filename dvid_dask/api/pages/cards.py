@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import DvidError
+from dvid_dask.formats.urls import shown
 from dvid_dask.store import StoreError
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def card_of(version: Version, info: InstanceInfo, address: str) -> Card:
             )
             if volume.scales:
                 facts.append(f"{1 + len(volume.scales)} scales")
+        if base := info.settings.get("Base"):
+            facts.append(f"adopted from {shown(base['url'])}")
         amount = version.instance(info).stored()
         facts.append(f"{amount.keys:,} key{'' if amount.keys == 1 else 's'}, {size_text(amount.bytes)}")
     except (DvidError, StoreError, ValueError) as error:

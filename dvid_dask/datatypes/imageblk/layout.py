@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import imagecodecs
 import msgspec
@@ -42,9 +42,12 @@ __all__ = [
     "INT32_MAX",
     "INT32_MIN",
     "JPEG_QUALITY",
+    "LOOKUPS",
     "MAX_JPEG_SIDE",
     "MAX_SCALES",
     "Layout",
+    "Pending",
+    "Voxels",
 ]
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -58,8 +61,9 @@ MAX_JPEG_SIDE = 65500
 CACHE_BYTES = 1 << 28
 """Decoded blocks that a process keeps for slices."""
 
-# Up to this many blocks are looked up one by one; beyond, the keys of the box's z range are walked through.
-_LOOKUPS = 1 << 17
+LOOKUPS = 1 << 17
+"""Up to this many blocks are looked up one by one; beyond, the keys of the box's z range are walked through."""
+
 _BATCH = 256
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -125,11 +129,24 @@ class Layout(msgspec.Struct, frozen=True):
         """Make the scale exist; nothing happens where it does."""
         key = self.metadata_key(scale)
         if space.get(key) is None:
-            space.put(key, _info(self) if self.jpeg else _zarr_json(self))
+            space.put(key, self.new_metadata())
+
+    def new_metadata(self) -> bytes:
+        """What describes the array of a scale that is made today."""
+        return _info(self._plain()) if self.jpeg else _zarr_json(self._plain())
 
     def metadata(self, space: Space | TxSpace, scale: int) -> bytes | None:
         """What describes the array of a scale; None where the scale isn't there."""
         return space.get(self.metadata_key(scale))
+
+    def voxels(self, space: Space | TxSpace, scale: int, *, cached: bool = False) -> Voxels | None:
+        """A scale to be read in voxel coordinates; None where the scale isn't there. `cached` as for `open`."""
+        array = self.open(space, scale, cached=cached)
+        return None if array is None else _StoredVoxels(array)
+
+    def _plain(self) -> Layout:
+        """The layout by which things are cached."""
+        return self
 
     def open(self, space: Space | TxSpace, scale: int, *, cached: bool = False) -> Any | None:
         """The array of a scale in voxel coordinates (z, y, x[, channel]); None where the scale isn't there.
@@ -146,7 +163,7 @@ class Layout(msgspec.Struct, frozen=True):
         return None if metadata is None else self._open(space.kvstore, scale, metadata, cached)
 
     def _open(self, kvstore: Any, scale: int, metadata: bytes, cached: bool = False) -> Any:
-        spec, steps = _spec(self, metadata, cached)
+        spec, steps = _spec(self._plain(), metadata, cached)
         more = {"context": _cache()} if cached else {}
         array = ts.open(spec, kvstore=kvstore / self._folder(scale), open=True, assume_metadata=True, **more).result()
         for step in steps:
@@ -233,7 +250,7 @@ class Layout(msgspec.Struct, frozen=True):
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         if min(shape) <= 0:
             return
-        if shape[0] * shape[1] * shape[2] <= _LOOKUPS:
+        if shape[0] * shape[1] * shape[2] <= LOOKUPS:
             grid = np.indices(shape).reshape(3, -1).T
             yield np.ascontiguousarray(grid) + np.asarray(start, np.int64)
             return
@@ -252,7 +269,7 @@ class Layout(msgspec.Struct, frozen=True):
         if batch:
             yield np.array(batch, np.int64)
 
-    def _walk(self, space: Space, scale: int, z: tuple[int, int] | None) -> Iterator[tuple[int, int, int]]:
+    def _walk(self, space: Space | TxSpace, scale: int, z: tuple[int, int] | None) -> Iterator[tuple[int, int, int]]:
         folder = self.block_prefix(scale)
         low = high = None
         if z is not None:
@@ -279,7 +296,7 @@ class Layout(msgspec.Struct, frozen=True):
         voxels
             Whole blocks, (z, y, x[, channel]).
         """
-        metadata = self.metadata(space, scale) or (_info(self) if self.jpeg else _zarr_json(self))
+        metadata = self.metadata(space, scale) or self.new_metadata()
         first = [at // n for at, n in zip(start, self.block, strict=True)]
         counts = [length // n for length, n in zip(voxels.shape[:3], self.block, strict=True)]
         blocks = (np.indices(counts).reshape(3, -1).T + first).tolist()
@@ -291,6 +308,15 @@ class Layout(msgspec.Struct, frozen=True):
         reads = [memory.read(key) for key in keys]
         return [(key, read.result().value) for key, read in zip(keys, reads, strict=True)]
 
+    def decoded(
+        self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]
+    ) -> Iterator[tuple[tuple[int, int, int], NDArray[Any]]]:
+        """The voxels of blocks, otherwise as `values`."""
+        metadata = self.metadata(space, scale)
+        if metadata is not None:
+            for at, value in self.values(space, scale, blocks):
+                yield at, self.decode(value, metadata)
+
     def decode(self, value: bytes, metadata: bytes) -> NDArray[Any]:
         """The voxels of a block from its stored bytes; `metadata` is that of the scale."""
         if self.jpeg:
@@ -298,6 +324,43 @@ class Layout(msgspec.Struct, frozen=True):
         name = _codec_name(metadata)
         data = zstd_decompress(value, self.block_bytes) if name == "zstd" else imagecodecs.blosc_decode(value)
         return np.frombuffer(data, self.numpy_dtype).reshape(*self.block, *self.tail)
+
+
+class Voxels(Protocol):
+    """A scale to be read in voxel coordinates, z, y, x."""
+
+    def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        """A box; yours to write to."""
+
+    def start(self, offset: Sequence[int], shape: Sequence[int]) -> Pending:
+        """Begin to read a box."""
+
+    def at(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
+        """Voxels one by one."""
+
+
+class Pending(Protocol):
+    """A box that is being read."""
+
+    def result(self) -> NDArray[Any]:
+        """Wait for it."""
+
+
+class _StoredVoxels:
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
+        out: NDArray[Any] = self.start(offset, shape).result()
+        return out
+
+    def start(self, offset: Sequence[int], shape: Sequence[int]) -> Any:
+        box = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
+        return self._array[box].read(order="C")
+
+    def at(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
+        out: NDArray[Any] = self._array.vindex[z, y, x].read().result()
+        return out
 
 
 def _inside(block: tuple[int, int, int], start: Sequence[int], stop: Sequence[int]) -> bool:

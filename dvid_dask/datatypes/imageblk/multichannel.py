@@ -65,7 +65,9 @@ class Multichan16(ImageBlk):
 
     @classmethod
     def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """As other images; the channels come later."""
+        """As other images, but never over a base; the channels come later."""
+        if config.get("base"):
+            raise BadRequest("setting Base: multichan16 holds what was loaded into it; adopt each channel as an image")
         return {**parse_settings(config, "uint16", 1), "DataType": "", "NumChannels": 0}
 
     @property

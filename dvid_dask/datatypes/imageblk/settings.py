@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dvid_dask.bases import Base
 from dvid_dask.errors import BadRequest
 from dvid_dask.versions.settings import parse_compression, setting_text
 
@@ -15,7 +18,7 @@ from .layout import INT32_MAX, INT32_MIN, MAX_JPEG_SIDE, Layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_BLOCK_BYTES", "check_voxel_size", "parse_settings"]
+__all__ = ["MAX_BLOCK_BYTES", "check_voxel_size", "find_base", "parse_settings"]
 
 MAX_BLOCK_BYTES = 1 << 26
 """A block is read and written as a whole, so it has to fit memory many times over."""
@@ -58,7 +61,9 @@ def parse_settings(config: Mapping[str, Any], dtype: str, channels: int) -> dict
             raise BadRequest(
                 f"setting BlockSize: a JPEG block is y times z = {block[1] * block[2]} high; at most {MAX_JPEG_SIDE}"
             )
-    voxel_size = _vector(config, "VoxelSize", lambda text: _length(text, "VoxelSize")) or [8.0, 8.0, 8.0]
+    base = find_base(config, dtype, channels)
+    known = list(reversed(base.nanometres)) if base is not None and base.nanometres else [8.0, 8.0, 8.0]
+    voxel_size = _vector(config, "VoxelSize", lambda text: _length(text, "VoxelSize")) or known
     check_voxel_size(voxel_size)
     units = _vector(config, "VoxelUnits", str) or ["nanometers"] * 3
     low, high = (
@@ -72,9 +77,13 @@ def parse_settings(config: Mapping[str, Any], dtype: str, channels: int) -> dict
     background = setting_text(config, "background")
     if setting_text(config, "gridstore"):
         raise BadRequest(
-            "setting GridStore: this server has no grid stores; ingest the volume, or leave the setting out"
+            "setting GridStore: this server has no grid stores; name the volume itself by the setting Base, "
+            "or leave the setting out"
         )
     level = setting_text(config, "scalelevel")
+    if base is not None and low is None:
+        box = base.extents()
+        low, high = list(reversed(box.start)), [v - 1 for v in reversed(box.stop)]
     return {
         "BlockSize": block,
         "VoxelSize": voxel_size,
@@ -84,7 +93,54 @@ def parse_settings(config: Mapping[str, Any], dtype: str, channels: int) -> dict
         "Background": 0 if background is None else _integer(background, "Background", 0, 255),
         "GridStore": "",
         "ScaleLevel": 0 if level is None else _integer(level, "ScaleLevel", 0, 255),
+        # only of an instance that stands on one
+        **({} if base is None else {"Base": base.to_json()}),
     }
+
+
+def find_base(config: Mapping[str, Any], dtype: str, channels: int) -> Base | None:
+    """The base that settings name; None where they name none.
+
+    Parameters
+    ----------
+    config
+        ``base``, a URL or path; ``baseaxes``, like ``xyz``; ``baseselect``, like ``c=1,t=0``; ``basedataset``, of an
+        HDF5 file; ``baseoffset``, its first voxel x, y, z.
+    dtype, channels
+        What a voxel of the instance is.
+
+    Raises
+    ------
+    BadRequest
+        The volume is of another type, or the settings make no sense.
+    NotFound, BrokenBase, Unavailable
+        As `Base.find`.
+    """
+    url = setting_text(config, "base")
+    given = {name: setting_text(config, name) for name in ("baseaxes", "baseselect", "basedataset", "baseoffset")}
+    if not url:
+        if named := [name for name, value in given.items() if value]:
+            raise BadRequest(f"setting {named[0]}: there is no Base that it could be about")
+        return None
+    offset = _vector(config, "BaseOffset", lambda text: _integer(text, "BaseOffset", INT32_MIN, INT32_MAX))
+    select = {}
+    for entry in filter(None, (given["baseselect"] or "").split(",")):
+        axis, _, index = entry.partition("=")
+        select[axis.strip().lower()] = _integer(index, "BaseSelect", 0, INT32_MAX)
+    found = Base.find(
+        url,
+        axes=given["baseaxes"] or None,
+        select=select,
+        dataset=given["basedataset"] or None,
+        offset=None if offset is None else offset[::-1],
+        channels=channels,
+    )
+    if found.dtype != np.dtype(dtype):
+        raise BadRequest(
+            f"setting Base: {found.shown_url} holds {found.dtype}, the instance would hold {dtype}: "
+            "choose the type by the base's (uint8blk, uint16blk, uint32blk, uint64blk, float32blk, rgba8blk)"
+        )
+    return found
 
 
 def check_voxel_size(size: list[float]) -> None:

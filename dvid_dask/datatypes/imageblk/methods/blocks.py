@@ -42,28 +42,20 @@ class BlockReads(Reads):
         layout = self.layout
         z, y, x = check_blocks(layout, block, span)
         space = self.view()
-        metadata = layout.metadata(space, 0)
         empty = np.full((*layout.block, *layout.tail), self._background_value)
-        return self._block_span(layout, space, metadata, empty, (z, y, x), span)
+        return self._block_span(layout, space, empty, (z, y, x), span)
 
     def _block_span(
-        self,
-        layout: Layout,
-        space: Space,
-        metadata: bytes | None,
-        empty: NDArray[Any],
-        block: tuple[int, int, int],
-        span: int,
+        self, layout: Layout, space: Space, empty: NDArray[Any], block: tuple[int, int, int], span: int
     ) -> Iterator[NDArray[Any]]:
         z, y, x = block
         # as many at a time as a slab of a streamed read
         many = max(1, min(256, SLAB_BYTES // layout.block_bytes))
         for first in range(0, span, many):
             row = np.array([(z, y, x + i) for i in range(first, min(first + many, span))], np.int64)
-            found = {} if metadata is None else dict(layout.values(space, 0, row))
+            found = dict(layout.decoded(space, 0, row))
             for at in map(tuple, row.tolist()):
-                value = found.get(at)
-                yield empty if value is None or metadata is None else layout.decode(value, metadata)
+                yield found.get(at, empty)
 
     def read_blocks(
         self, blocks: ArrayLike, *, compression: str = "", scale: int = 0
@@ -84,9 +76,9 @@ class BlockReads(Reads):
             Another compression, or JPEG of an instance that doesn't store it.
         """
         layout, space = self.layout, self.view()
-        encode = self._payload(layout, space, check_scale(scale), compression)
+        encode = self._payload(layout, compression)
         wanted = np.asarray(blocks, np.int64).reshape(-1, 3)
-        return ((at, encode(value)) for at, value in layout.values(space, scale, wanted))
+        return self._payloads(layout, space, check_scale(scale), wanted, encode)
 
     def read_blocks_in(
         self, offset: Sequence[int], shape: Sequence[int], *, compression: str = "", scale: int = 0
@@ -101,24 +93,31 @@ class BlockReads(Reads):
         offset, shape = check_box(offset, shape)
         layout, space = self.layout, self.view()
         check_aligned(layout, offset, shape)
-        encode = self._payload(layout, space, check_scale(scale), compression)
+        encode = self._payload(layout, compression)
         start = [at // n for at, n in zip(offset, layout.block, strict=True)]
         stop = [at + length // n for at, length, n in zip(start, shape, layout.block, strict=True)]
         return (
-            (at, encode(value))
-            for some in layout.stored_in(space, scale, start, stop)
-            for at, value in layout.values(space, scale, some)
+            block
+            for some in layout.stored_in(space, check_scale(scale), start, stop)
+            for block in self._payloads(layout, space, scale, some, encode)
         )
 
-    def _payload(self, layout: Layout, space: Space, scale: int, compression: str) -> Callable[[bytes], bytes]:
-        """From a block's stored bytes to those that are asked for."""
-        metadata = layout.metadata(space, scale) or b""
+    @staticmethod
+    def _payloads(
+        layout: Layout,
+        space: Space,
+        scale: int,
+        blocks: NDArray[np.int64],
+        encode: Callable[[bytes], bytes] | None,
+    ) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+        if encode is None:
+            return layout.values(space, scale, blocks)
+        return ((at, encode(voxels.tobytes())) for at, voxels in layout.decoded(space, scale, blocks))
 
-        def plain(value: bytes) -> bytes:
-            return layout.decode(value, metadata).tobytes()
-
+    def _payload(self, layout: Layout, compression: str) -> Callable[[bytes], bytes] | None:
+        """From a block's voxels to the bytes that are asked for; None for the block as it is stored."""
         if compression == "uncompressed":
-            return plain
+            return bytes
         if compression == "jpeg" and not layout.jpeg:
             raise BadRequest(
                 f"blocks of {self.name!r} are not stored as JPEG (but with {self.info.compression}): "
@@ -127,13 +126,13 @@ class BlockReads(Reads):
         if compression not in ("", "jpeg"):
             raise BadRequest(f'compression "{compression[:80]}" is none of jpeg, uncompressed, or nothing')
         if layout.jpeg:
-            return lambda value: value
+            return None
         kind, _, level = self.info.compression.partition(" compression, level ")
         if kind == "LZ4":
-            return lambda value: struct.pack("<I", layout.block_bytes) + lz4_compress(plain(value))
+            return lambda plain: struct.pack("<I", layout.block_bytes) + lz4_compress(plain)
         if kind == "Go Snappy":
-            return lambda value: snappy_compress(plain(value))
+            return snappy_compress
         if kind == "gzip":
             strength = int(level) if 1 <= int(level) <= 9 else 6
-            return lambda value: gzip_compress(plain(value), strength)
-        return plain
+            return lambda plain: gzip_compress(plain, strength)
+        return bytes

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dvid_dask.bases import Base
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
 from dvid_dask.datatypes.imageblk import extents as extents_record
+from dvid_dask.datatypes.imageblk.adopted import AdoptedLayout
 from dvid_dask.datatypes.imageblk.boxes import check_box, points, to_extents
 from dvid_dask.datatypes.imageblk.layout import EXTENTS_KEY, Layout
 from dvid_dask.datatypes.imageblk.settings import check_voxel_size, parse_settings
@@ -20,6 +22,8 @@ __all__ = ["Instance"]
 
 class Instance(Datatype):
     """Settings and extents of an image at a version."""
+
+    _base: tuple[Any, Base] | None = None
 
     # of a type, or of an instance whose voxels are known later
     value_type: str
@@ -36,7 +40,21 @@ class Instance(Datatype):
     def layout(self) -> Layout:
         """How voxels are stored."""
         x, y, z = self.info.settings["BlockSize"]
-        return Layout(self.value_type, len(self.labels), (z, y, x), self.info.compression.startswith("jpeg"))
+        jpeg = self.info.compression.startswith("jpeg")
+        base = self.base_volume
+        if base is None:
+            return Layout(self.value_type, len(self.labels), (z, y, x), jpeg)
+        return AdoptedLayout(self.value_type, len(self.labels), (z, y, x), jpeg, base=base)
+
+    @property
+    def base_volume(self) -> Base | None:
+        """The volume that the instance stands on, where it was adopted. Not versioned."""
+        held = self.info.settings.get("Base")
+        if held is None:
+            return None
+        if self._base is None or self._base[0] is not held:
+            self._base = held, Base.of(held)
+        return self._base[1]
 
     @property
     def block_shape(self) -> tuple[int, int, int]:
@@ -171,6 +189,7 @@ class Instance(Datatype):
             "Background": held["Background"],
             "GridStore": held["GridStore"],
             "ScaleLevel": held["ScaleLevel"],
+            **({} if self.base_volume is None else {"Base": _shown(self.base_volume)}),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -200,3 +219,16 @@ class Instance(Datatype):
 
     def _stamp(self, m: Mutation) -> dict[str, str]:
         return {"Timestamp": go_time(m.time), "UUID": self.version.uuid}
+
+
+def _shown(base: Base) -> dict[str, Any]:
+    """A base in the words of the REST API: x, y, z, both ends inside."""
+    box = base.extents()
+    return {
+        "URL": base.shown_url,
+        "Format": base.format,
+        "DataType": base.dtype.name,
+        "Scales": base.scales,
+        "ChunkSize": list(reversed(base.chunk)),
+        **points(box),
+    }

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.datatypes.base import Space, TxSpace
-from dvid_dask.datatypes.imageblk.boxes import blocks_of, check_box, check_scale, cuts, parse_index, slices
-from dvid_dask.datatypes.imageblk.layout import Layout
+from dvid_dask.datatypes.imageblk.boxes import blocks_of, check_box, check_scale, cuts, parse_index
+from dvid_dask.datatypes.imageblk.layout import Layout, Pending, Voxels
 from dvid_dask.datatypes.imageblk.methods.instance import Instance
 from dvid_dask.datatypes.imageblk.planes import ArbitraryPlane, interpolate
 
@@ -74,10 +74,10 @@ class Reads(Instance):
         cached: bool = False,
     ) -> NDArray[Any]:
         layout = self.layout
-        array = layout.open(space, scale, cached=cached)
-        if array is None:
+        voxels = layout.voxels(space, scale, cached=cached)
+        if voxels is None:
             return np.zeros((*shape, *layout.tail), self.dtype)
-        out: NDArray[Any] = array[slices(offset, shape)].read(order="C").result()
+        out = voxels.read(offset, shape)
         if mask is not None:
             self._blank(out, space, offset, scale, mask)
         return out
@@ -127,13 +127,13 @@ class Reads(Instance):
         layout, space = self.layout, self.view()
         # where not even one row of blocks fits, blocks are needed again
         thin = slab_bytes < shape[1] * shape[2] * layout.block[0] * layout.voxel_bytes
-        array = layout.open(space, check_scale(scale), cached=thin)
-        return self._slabs(space, array, layout, offset, shape, scale, mask, slab_bytes)
+        voxels = layout.voxels(space, check_scale(scale), cached=thin)
+        return self._slabs(space, voxels, layout, offset, shape, scale, mask, slab_bytes)
 
     def _slabs(
         self,
         space: Space,
-        array: Any,
+        voxels: Voxels | None,
         layout: Layout,
         offset: tuple[int, int, int],
         shape: tuple[int, int, int],
@@ -144,10 +144,8 @@ class Reads(Instance):
         z0, y0, x0 = offset
         plane = shape[1] * shape[2] * layout.voxel_bytes
 
-        def start(z: int, stop: int) -> Any:
-            if array is None:
-                return None
-            return array[slices((z, y0, x0), (stop - z, shape[1], shape[2]))].read(order="C")
+        def start(z: int, stop: int) -> Pending | None:
+            return None if voxels is None else voxels.start((z, y0, x0), (stop - z, shape[1], shape[2]))
 
         spans = list(cuts(z0, z0 + shape[0], layout.block[0], max(1, slab_bytes // plane)))
         ahead = start(*spans[0])
@@ -157,7 +155,7 @@ class Reads(Instance):
             if now is None:
                 yield np.zeros((stop - z, shape[1], shape[2], *layout.tail), self.dtype)
                 continue
-            out: NDArray[Any] = now.result()
+            out = now.result()
             if mask is not None:
                 self._blank(out, space, (z, y0, x0), scale, mask)
             yield out
@@ -197,14 +195,14 @@ class Reads(Instance):
         Blocks never stored count as background.
         """
         layout, space = self.layout, self.view()
-        array = layout.open(space, 0, cached=True)
+        held = layout.voxels(space, 0, cached=True)
         out = np.empty((plane.height, plane.width, *layout.tail), self.dtype)
         row = 0
         for grid in plane.rows(_PLANE_POINTS):
             part = out[row : row + len(grid)]
             voxels, weights = plane.corners(grid.reshape(-1, 3))
             x, y, z = np.moveaxis(voxels.reshape(-1, 3), 1, 0)
-            values = self._gather(space, layout, array, z, y, x)
+            values = self._gather(space, layout, held, z, y, x)
             part[...] = interpolate(values.reshape(8, -1, *layout.tail), weights).reshape(part.shape)
             row += len(grid)
         return out
@@ -213,14 +211,14 @@ class Reads(Instance):
         self,
         space: Space,
         layout: Layout,
-        array: Any,
+        held: Voxels | None,
         z: NDArray[np.int64],
         y: NDArray[np.int64],
         x: NDArray[np.int64],
     ) -> NDArray[Any]:
-        if array is None:
+        if held is None:
             return np.full((len(z), *layout.tail), self._background_value)
-        values: NDArray[Any] = array.vindex[z, y, x].read().result()
+        values = held.at(z, y, x)
         if self.background:
             of = np.stack([z, y, x], axis=1) // np.array(layout.block)
             blocks, where = np.unique(of, axis=0, return_inverse=True)

@@ -82,6 +82,10 @@ class Writes(BlockReads):
         if aligned or mask is not None:
             check_aligned(layout, offset, shape)
         extents = to_extents(offset, shape)
+        if self.base_volume is not None:
+            # what is needed of it is fetched before the commit, which must not wait for other machines
+            around = extents.aligned(layout.block)
+            self._read(self.view(), around.start, around.shape, 0)
 
         def change(m: Mutation, space: TxSpace) -> None:
             layout.create(space, 0)

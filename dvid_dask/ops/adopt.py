@@ -1,0 +1,115 @@
+"""Adopt a volume in place: a data instance that stands on voxels which others keep. Nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from dvid_dask.bases import Base
+from dvid_dask.errors import BadRequest
+
+if TYPE_CHECKING:
+    from dvid_dask.datatypes.base import Datatype
+    from dvid_dask.versions.version import Version
+
+__all__ = ["adopt", "type_for"]
+
+_TYPES = {
+    "uint64": "labelmap",
+    "uint8": "uint8blk",
+    "uint16": "uint16blk",
+    "uint32": "uint32blk",
+    "float32": "float32blk",
+}
+
+
+def type_for(dtype: np.dtype[Any]) -> str:
+    """The datatype that holds a volume of some type of value.
+
+    Raises
+    ------
+    BadRequest
+        None does.
+
+    Examples
+    --------
+    >>> type_for(np.dtype("uint64")), type_for(np.dtype("uint8"))
+    ('labelmap', 'uint8blk')
+    """
+    if dtype.name not in _TYPES:
+        raise BadRequest(f"no datatype holds {dtype.name}: there are those of {', '.join(_TYPES)}")
+    return _TYPES[dtype.name]
+
+
+def adopt(
+    source: str | Mapping[str, Any],
+    version: Version,
+    name: str,
+    typename: str | None = None,
+    *,
+    axes: str | Sequence[str] | None = None,
+    select: Mapping[str, int] | None = None,
+    dataset: str | None = None,
+    offset: Sequence[int] | None = None,
+    settings: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> Datatype:
+    """Make an image instance whose voxels are those of an existing volume, until they are written over.
+
+    Only the volume's metadata are read. The instance remembers them: when the volume goes away or becomes another one,
+    reads fail, with an error that says so. Whoever keeps it must not change it.
+
+    Parameters
+    ----------
+    source
+        A path or URL of zarr 2 or 3, OME-Zarr, N5, neuroglancer precomputed or HDF5, as `Base.find` takes it.
+    version
+        Where the instance is recorded as made; it is seen from all versions.
+    name, typename
+        Of the new instance. The type is chosen by the values' by default: images for uint8, uint16, uint32 and float32;
+        ``"rgba8blk"`` takes a volume of four channels.
+    axes, select, dataset
+        As for `open_volume`.
+    offset
+        First voxel (z, y, x) in the instance; by default what the volume's metadata say, or 0.
+    settings
+        Further settings of the instance, as for `Repo.new_instance`.
+    force
+        Also at a committed version.
+
+    Raises
+    ------
+    NotFound, BadRequest
+        There is no volume, or none that a datatype can hold.
+    BrokenBase, Unavailable
+        It can't be read, or not now.
+
+    Examples
+    --------
+    >>> import tempfile, zarr
+    >>> import dvid_dask
+    >>> where = tempfile.mkdtemp() + "/em.zarr"
+    >>> zarr.create_array(where, shape=(64, 64, 64), chunks=(32, 32, 32), dtype="uint8")[:] = 7
+    >>> repo = dvid_dask.create("memory://").new_repo("fly")
+    >>> gray = adopt(where, repo["master"], "grayscale")
+    >>> gray[10, 10, 10:13] = 200
+    >>> gray[10, 10, 9:14]
+    array([  7, 200, 200, 200,   7], dtype=uint8)
+    """
+    if typename is None:
+        found = Base.find(source, axes=axes, select=select, dataset=dataset, offset=offset)
+        typename = type_for(found.dtype)
+    given: dict[str, str] = dict(settings or {})
+    given["Base"] = source if isinstance(source, str) else msgspec.json.encode(source).decode()
+    if axes is not None:
+        given["BaseAxes"] = "".join(axes)
+    if select:
+        given["BaseSelect"] = ",".join(f"{axis}={index}" for axis, index in select.items())
+    if dataset is not None:
+        given["BaseDataset"] = dataset
+    if offset is not None:
+        given["BaseOffset"] = ",".join(str(int(v)) for v in reversed(offset))
+    return version.repo.new_instance(typename, name, given, at=version, force=force)
