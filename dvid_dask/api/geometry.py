@@ -77,13 +77,19 @@ def parse_int(text: str, what: str, low: int = INT32_MIN, high: int = INT32_MAX)
 
 
 def parse_label(text: str, what: str = "label") -> int:
-    """A label (body or supervoxel id): 0 .. 2^64-1.
+    """A label (body or supervoxel id): 0 .. 2^64-1, digits alone.
 
     Examples
     --------
     >>> parse_label("18446744073709551615")
     18446744073709551615
+    >>> parse_label("+1")
+    Traceback (most recent call last):
+    ...
+    dvid_dask.errors.BadRequest: label: "+1" is no decimal integer without a sign
     """
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(f'{what}: "{text[:80]}" is no decimal integer without a sign')
     return parse_int(text, what, 0, UINT64_MAX)
 
 

@@ -8,7 +8,7 @@ from dvid_dask.datatypes.labelmap import LabelArray
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
 
-from .common import undoable
+from .common import get_metadata, post_resolution, undoable
 from .face import Call, Face
 from .geometry import parse_label, parse_point, zyx
 from .labelmap import blocks, editing, sparse, voxels
@@ -26,8 +26,13 @@ face = Face(
 
     Coordinates in paths are x_y_z. For new data take a labelmap.
     """,
-    common=("sync", "metadata", "resolution"),
+    common=("sync",),
 )
+
+
+# of any method, as in DVID
+face.any("metadata")(get_metadata)
+face.any("resolution")(post_resolution)
 
 
 def _of(call: Call) -> LabelArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .common import get_metadata, post_resolution
 from .face import Call, Face
 from .labelmap import blocks, voxels
 from .labelmap.request import compression_of
@@ -19,9 +20,14 @@ face = Face(
 
     Coordinates in paths are x_y_z. For new data take a labelmap.
     """,
-    common=("sync", "metadata", "resolution"),
+    common=("sync",),
     methods=("GET", "POST", "DELETE"),
 )
+
+
+# of any method, as in DVID
+face.any("metadata")(get_metadata)
+face.any("resolution")(post_resolution)
 
 
 @face.get("raw", "isotropic", args="/<dims>/<size>/<offset>[/<format>]")

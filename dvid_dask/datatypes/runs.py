@@ -22,7 +22,7 @@ MAX_RUNS = 1 << 26
 _SPOOL = 32 << 20
 
 
-def prepare_runs(runs: ArrayLike, *, distinct: bool = False) -> NDArray[np.int32]:
+def prepare_runs(runs: ArrayLike, *, distinct: bool = False, empty: bool = False) -> NDArray[np.int32]:
     """Runs as a split needs them: int32 (n, 4) x, y, z, length, sorted and without overlap.
 
     Parameters
@@ -31,6 +31,8 @@ def prepare_runs(runs: ArrayLike, *, distinct: bool = False) -> NDArray[np.int32
         In any order.
     distinct
         Refuse runs that overlap, rather than join them.
+    empty
+        Whether there may be none.
 
     Raises
     ------
@@ -40,6 +42,8 @@ def prepare_runs(runs: ArrayLike, *, distinct: bool = False) -> NDArray[np.int32
     given = np.asarray(runs)
     if given.ndim != 2 or given.shape[1] != 4 or given.dtype.kind not in "iu":
         raise BadRequest(f"runs are integers (n, 4): x, y, z, length; got {given.dtype} of shape {given.shape}")
+    if empty and not len(given):
+        return np.empty((0, 4), np.int32)
     if not len(given):
         raise BadRequest("a split needs at least one voxel, and these runs have none")
     if len(given) > MAX_RUNS:

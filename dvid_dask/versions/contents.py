@@ -85,10 +85,13 @@ def _instances(repo: Repo) -> Iterator[Datatype]:
 
 
 def _as_parent(data: Datatype) -> bool:
-    version, prefix = data.version, data.info.prefix
+    """Whether the instance, and all that it follows, holds what it holds at a parent."""
+    version = data.version
     here = version.tree().view(0)
     store = version.datastore.store
+    named = version.repo.state().by_data_uuid
+    prefixes = [data.info.prefix, *(named[s].prefix for s in data.info.syncs if s in named and named[s].versioned)]
     return any(
-        next(store.diff(parent.tree().view(0), here, prefix, prefix_end(prefix)), None) is None
+        all(next(store.diff(parent.tree().view(0), here, p, prefix_end(p)), None) is None for p in prefixes)
         for parent in version.parents
     )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from dvid_dask.datatypes.base import register
-from dvid_dask.datatypes.labelmap import events, extents, keys, relabelling, splits, undo
+from dvid_dask.datatypes.labelmap import events, extents, keys, relabelling, undo
 from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.relabelling import Relabelled
 from dvid_dask.datatypes.labelmap.settings import labelarray_settings
 from dvid_dask.datatypes.labelmap.volume import BodyVolume
+from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import rles
 
@@ -142,7 +143,7 @@ class LabelArray(BodyVolume):
         label
             What to cut. Voxels under the runs that have another label stay as they are.
         runs
-            int (n, 4) x, y, z, length.
+            int (n, 4) x, y, z, length; with none a label is drawn and nothing else is done, as in DVID.
         to
             Label of the voxels under the runs, which may be in use; 0 for a new one.
 
@@ -151,7 +152,7 @@ class LabelArray(BodyVolume):
         BadRequest
             If a label is 0, the runs can't be used, or there is no index; nothing is changed.
         """
-        normal = splits.prepare_runs(runs)
+        normal = prepare_runs(runs, empty=True)
 
         def change(m: Mutation, space: TxSpace, new: int) -> Relabelled:
             return relabelling.split(space, self.layout, label, new, normal, self._stamp(m))
@@ -175,11 +176,9 @@ class LabelArray(BodyVolume):
         Raises
         ------
         BadRequest
-            If a label is 0, there is no block, or there is no index; nothing is changed.
+            If a label is 0 or there is no index; nothing is changed.
         """
         blocks = np.unique(np.asarray(block_zyx, np.int32).reshape(-1, 3), axis=0)
-        if not len(blocks):
-            raise BadRequest("a split needs at least one block")
 
         def change(m: Mutation, space: TxSpace, new: int) -> Relabelled:
             return relabelling.split_coarse(space, self.layout, label, new, blocks, self._stamp(m))

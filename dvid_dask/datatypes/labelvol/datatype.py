@@ -17,6 +17,7 @@ from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
 from dvid_dask.versions.mutation import HasKeys
+from dvid_dask.versions.records import go_time
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -279,6 +280,7 @@ class LabelVol(Datatype):
 
         def change(m: Mutation, space: TxSpace) -> int:
             blocks = volumes.merge(space, target, merged)
+            self._log(m, "merge", Target=target, Labels=merged)
             if len(blocks):
                 self._tell(m, LabelsMerged(m.id, target, tuple(merged), blocks), blocks)
             return m.id
@@ -296,7 +298,7 @@ class LabelVol(Datatype):
         label
             What to cut.
         runs
-            int (n, 4) x, y, z, length: voxels of the label, some or all.
+            int (n, 4) x, y, z, length: voxels of the label, some, all or none.
         to
             Their new label, which may be in use; 0 for a new one.
 
@@ -305,12 +307,14 @@ class LabelVol(Datatype):
         BadRequest
             If a voxel under the runs isn't the label's, or runs or labels can't be used; nothing is changed.
         """
-        normal = prepare_runs(runs)
+        normal = prepare_runs(runs, empty=True)
         touched = rles.split_by_block(normal, self.block_shape)[0]
 
         return self._split(
             label,
             to,
+            "split",
+            rles.encode_srles(normal),
             lambda space: volumes.take(space, self.block_shape, label, normal),
             lambda m, new: self._tell(m, LabelSplit(m.id, label, new, normal), touched),
             user=user,
@@ -342,6 +346,8 @@ class LabelVol(Datatype):
         return self._split(
             label,
             to,
+            "splitcoarse",
+            blocks.tobytes(),
             lambda space: volumes.take_blocks(space, label, blocks),
             lambda m, new: self._tell(m, LabelSplitCoarse(m.id, label, new, blocks), blocks),
             user=user,
@@ -353,6 +359,8 @@ class LabelVol(Datatype):
         self,
         label: int,
         to: int,
+        action: str,
+        blob: bytes,
         take: Callable[[TxSpace], volumes.Taken],
         tell: Callable[[Mutation, int], None],
         *,
@@ -365,6 +373,7 @@ class LabelVol(Datatype):
             raise BadRequest(f"label {label} can't be split into itself")
         self.check_open(force)
         self._raise_to(to)
+        ref = self.version.datastore.put_blob(blob)
         drawn: list[int] = []
 
         def change(m: Mutation, space: TxSpace) -> LabelSplitResult:
@@ -374,6 +383,7 @@ class LabelVol(Datatype):
             new = to or drawn[0]
             volumes.give(space, new, taken)
             self._note_largest(space, new)
+            self._log(m, action, Target=label, NewLabel=new, Split=ref)
             tell(m, new)
             return LabelSplitResult(new, m.id)
 
@@ -402,7 +412,8 @@ class LabelVol(Datatype):
         box: Bounds = (list(offset_zyx), [o + n for o, n in zip(offset_zyx, shape_zyx, strict=True)])
         _label(label)
 
-        def change(_: Mutation, space: TxSpace) -> None:
+        def change(m: Mutation, space: TxSpace) -> None:
+            self._log(m, "delete-area", Label=label, Offset=list(offset_zyx[::-1]), Size=list(shape_zyx[::-1]))
             for blocks in list(volumes.scan_blocks(space, label, shape, box)):
                 for key in keys.runs(label, blocks):
                     space.delete(key)
@@ -421,6 +432,7 @@ class LabelVol(Datatype):
         _label(label)
 
         def change(m: Mutation, space: TxSpace) -> None:
+            self._log(m, "resync", Label=label)
             there = m.reading(source)  # type: ignore[arg-type]
             found: dict[tuple[int, int, int], bytes] = {}
             for block, dense in source.dense_blocks(there, blocks):
@@ -445,6 +457,10 @@ class LabelVol(Datatype):
         source = self.voxels
         mine = "" if source is None else source.info.data_uuid
         m.publish(self, BlocksWritten(m.id, blocks), to=lambda follower: follower.info.data_uuid != mine)
+
+    def _log(self, m: Mutation, action: str, **fields: Any) -> None:
+        record = {"Action": action, "MutationID": m.id, "Timestamp": go_time(m.time), "UUID": self.version.uuid}
+        m.log(self, record | ({"User": m.user} if m.user else {}) | ({"App": m.app} if m.app else {}) | fields)
 
     def _raise_to(self, label: int) -> None:
         """No label up to this one will be handed out from now on."""
@@ -526,14 +542,5 @@ def _label(label: int) -> int:
 
 
 def _blocks(block_zyx: ArrayLike) -> NDArray[np.int32]:
-    """Blocks each once.
-
-    Raises
-    ------
-    BadRequest
-        If there is none.
-    """
-    blocks = np.unique(np.asarray(block_zyx, np.int32).reshape(-1, 3), axis=0)
-    if not len(blocks):
-        raise BadRequest("at least one block is expected")
-    return blocks
+    """Blocks (z, y, x), each once."""
+    return np.unique(np.asarray(block_zyx, np.int32).reshape(-1, 3), axis=0)

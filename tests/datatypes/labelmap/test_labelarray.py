@@ -169,9 +169,7 @@ def state(seg):
         lambda seg: seg.split(1, [[0, 0, 0, 1]], to=1),
         lambda seg: seg.split(1, [[0, 0, 0, 0]]),
         lambda seg: seg.split(1, [[2**31 - 1, 0, 0, 2]]),
-        lambda seg: seg.split(1, np.empty((0, 4), np.int32)),
         lambda seg: seg.split(1, [[0, 0, 0]]),
-        lambda seg: seg.split_coarse(1, np.empty((0, 3), np.int32)),
         lambda seg: seg.split_coarse(0, [[0, 0, 0]]),
         lambda seg: seg.write(np.zeros((16, 16, 8), np.uint64), (0, 0, 0)),
     ],
@@ -190,6 +188,8 @@ def test_labels_without_voxels_are_passed_over(seg):
     seg.merge(500, [3])  # a new target
     assert list(seg.bodies()) == [1, 500]
     assert seg.split(77, [[0, 0, 0, 5]]).label == 501
+    assert seg.split(1, np.empty((0, 4), np.int32)).label == 502
+    assert seg.split_coarse(1, np.empty((0, 3), np.int32)).label == 503
     assert list(seg.bodies()) == [1, 500]
 
 

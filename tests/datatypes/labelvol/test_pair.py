@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dvid_dask
+from dvid_dask.datatypes.labelmap.index import Index
+from dvid_dask.datatypes.labelvol import keys
 from dvid_dask.errors import BadRequest, LockedVersion, NotFound
 from dvid_dask.formats import rles
 from dvid_dask.formats.downsample import commonest_label
@@ -155,10 +157,8 @@ def state(pair):
         lambda lv: lv.split(1, [[4, 0, 0, 8]]),  # four voxels of label 2
         lambda lv: lv.split(1, [[0, 0, 0, 1], [500, 0, 0, 1]]),  # a block that isn't there
         lambda lv: lv.split(2, [[8, 0, 0, 1], [63, 0, 0, 1]]),
-        lambda lv: lv.split(1, np.empty((0, 4), np.int32)),
         lambda lv: lv.split_coarse(1, [[0, 0, 0], [0, 0, 1]]),
         lambda lv: lv.split_coarse(0, [[0, 0, 0]]),
-        lambda lv: lv.split_coarse(1, np.empty((0, 3), np.int32)),
         lambda lv: lv.delete_area(1, (0, 0, 0), (32, 32, 30)),
         lambda lv: lv.delete_area(1, (0, 8, 0), (32, 32, 32)),
         lambda lv: lv.delete_area(0, (0, 0, 0), (32, 32, 32)),
@@ -268,3 +268,37 @@ def test_who_can_follow_whom(pair):
         flat.set_syncs(["lv"])
     with pytest.raises(BadRequest, match="can't follow"):
         pair[1].set_syncs(["lv"])
+
+
+def test_splits_of_nothing(pair):
+    before = state(pair)
+    assert pair[1].split(1, np.empty((0, 4), np.int32)).label == 3
+    assert pair[1].split_coarse(1, np.empty((0, 3), np.int32)).label == 4
+    assert state(pair)[:2] == before[:2]
+
+
+def test_the_log_says_what_was_done(pair):
+    _, lv = pair
+    lv.merge(1, [2], user="ann", app="test")
+    lv.split(1, [[0, 0, 0, 2]], user="ben")
+    lv.delete_area(3, (0, 0, 0), (32, 32, 32))
+    merged, split, deleted = lv.mutations()
+    assert (merged["Action"], merged["Target"], merged["Labels"], merged["User"]) == ("merge", 1, [2], "ann")
+    assert (split["Action"], split["Target"], split["NewLabel"]) == ("split", 1, 3)
+    assert lv.version.datastore.get_blob(split["Split"]) == rles.encode_srles([[0, 0, 0, 2]])
+    assert (deleted["Action"], deleted["Size"]) == ("delete-area", [32, 32, 32])
+
+
+def test_fsck_finds_what_disagrees(tmp_path):
+    with dvid_dask.create(str(tmp_path / "store"), compact="never") as ds:
+        repo = ds.new_repo("fly")
+        lb, lv = repo.new_instance("labelblk", "lb"), repo.new_instance("labelvol", "lv")
+        lv.set_syncs(["lb"])
+        lb.write(np.full((32, 32, 32), 7, np.uint64), (0, 0, 0))
+        array = repo.new_instance("labelarray", "array", {"BlockSize": "32,32,32"})
+        array.write(np.full((32, 32, 32), 7, np.uint64), (0, 0, 0))
+        assert ds.check().ok
+        lv.mutate(lambda _, space: space.delete(keys.runs(7, [[0, 0, 0]])[0]))
+        array.mutate(lambda _, space: Index(space).delete(7))
+        told = [str(problem) for problem in [*lv.disagreements(), *array.disagreements()]]
+        assert len(told) >= 2
