@@ -149,7 +149,7 @@ def edit(
     job.check_reach(client, seg)
     show = Progress(progress)
     groups = len(edits.cleaves.first)
-    labels = seg._unused_labels(seg.view(0), groups).tolist() if groups else []
+    labels = _draw(seg, groups, edits.renumbering.new)
     partitions = partitions_for(len(edits))
     about = {"op": "edit", "partitions": partitions, "labels": labels}
     show.say(f"{edits} of {seg.name!r} at version {seg.version.uuid[:12]}: {partitions} partitions, seen when done")
@@ -159,6 +159,15 @@ def edit(
     except DvidError:
         ledger.give_up()
         raise
+
+
+def _draw(seg: LabelMap, n: int, named: Ids) -> list[int]:
+    """New labels that are none of those that the table names for other bodies."""
+    labels: list[int] = []
+    while len(labels) < n:
+        drawn = seg._unused_labels(seg.view(0), n - len(labels))
+        labels += drawn[~np.isin(drawn, named)].tolist()
+    return labels
 
 
 def _run(

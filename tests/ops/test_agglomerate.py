@@ -361,6 +361,17 @@ def test_same_end_as_single_edits(given):
         assert sorted(both[0], key=str) == sorted(both[1], key=str)
 
 
+def test_cleaved_bodies_get_none_of_the_ids_that_others_are_renumbered_to():
+    seg = filled(grid(60))
+    seg.merge(1, [2, 3])
+    soon = seg.next_labels.next
+    cleaves = [[1, 2, 0], [1, 3, 1]]
+    report = ops.edit(seg, cleaves=cleaves, renumber=[[7, soon], [8, soon + 2]], progress=False)
+    assert report.cleaved.new_body.tolist() == [soon + 1, soon + 3]
+    assert seg.sizes([soon, soon + 2]).tolist() == seg.sizes([7, 8], supervoxels=True).tolist()
+    assert list(seg.verify()) == []
+
+
 def test_history_tells_edits_by_table():
     volume = grid()
     seg = filled(volume)
