@@ -782,3 +782,40 @@ def remap_rows(mem: Array, sz: int, sy: int, nz: int, ny: int, nx: int, keys: Ar
                     mapped = values[k] if k < keys.size and keys[k] == v else v
                     known = True
                 mem[U(row + x)] = mapped
+
+
+@kernel
+def distinct_rows(mem: Array, sz: int, sy: int, nz: int, ny: int, nx: int) -> Array:
+    """Every label once, in order of first appearance; a run of equal voxels is looked up once."""
+    bits = 10
+    slots = np.full(1 << bits, -1, np.int64)
+    table = np.empty(1 << bits, np.uint64)
+    n = 0
+    last = np.uint64(0)
+    for z in range(nz):
+        for y in range(ny):
+            row = z * sz + y * sy
+            for x in range(nx):
+                v = mem[U(row + x)]
+                if n and v == last:
+                    continue
+                last = v
+                last_slot = (1 << bits) - 1
+                h = np.int64((v * _GOLDEN) >> np.uint64(64 - bits))
+                while slots[U(h)] >= 0 and table[U(slots[U(h)])] != v:
+                    h = (h + 1) & last_slot
+                if slots[U(h)] >= 0:
+                    continue
+                slots[U(h)] = n
+                table[U(n)] = v
+                n += 1
+                if 2 * n > last_slot:
+                    bits += 1
+                    table = grown(table, n, 1 << bits)
+                    slots = np.full(1 << bits, -1, np.int64)
+                    for k in range(n):
+                        h = np.int64((table[U(k)] * _GOLDEN) >> np.uint64(64 - bits))
+                        while slots[U(h)] >= 0:
+                            h = (h + 1) & ((1 << bits) - 1)
+                        slots[U(h)] = k
+    return table[:n].copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dvid_dask.boxes import Box
 from dvid_dask.ops.adopt import adopt, type_for
+from dvid_dask.ops.adopt_labels import AdoptReport, adopt_labels
 from dvid_dask.ops.agglomerate import AgglomerateReport, agglomerate
 from dvid_dask.ops.composite import composite
 from dvid_dask.ops.contacts import contacts
@@ -48,6 +49,8 @@ __all__ = [
     "map_partition",
     "WorkList",
     "Brick",
+    "AdoptReport",
+    "adopt_labels",
     "AgglomerateReport",
     "BodiesReport",
     "Box",

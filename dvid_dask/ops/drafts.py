@@ -152,8 +152,15 @@ class DraftLedger(InstanceLedger):
         m.time = self.time
         return m
 
-    def finish(self, fn: Callable[[Any, TxSpace], None]) -> None:
+    def finish(self, fn: Callable[[Any, TxSpace], None], *, undo: bool = True) -> None:
         """Have the draft, with what `fn` writes, take the version's place. Nothing happens if another run was faster.
+
+        Parameters
+        ----------
+        fn
+            Gets the `Mutation` and the instance's keys.
+        undo
+            Whether the whole job can be taken back.
 
         Raises
         ------
@@ -180,7 +187,7 @@ class DraftLedger(InstanceLedger):
             space = m.space(instance)
             fn(m, space)
             space.delete_prefix(self._record)
-            if m.keeps_undo(instance):
+            if undo and m.keeps_undo(instance):
                 step = Restore(*m.keep_states(instance), "edits")
                 m.keep_undo(instance, str(self.about["op"]), encode_steps([step]))
             m.finish()

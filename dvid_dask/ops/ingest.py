@@ -32,7 +32,7 @@ from dvid_dask.versions.records import go_time
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
 
-__all__ = ["IngestPlan", "Report", "ingest", "ingest_plan"]
+__all__ = ["IngestPlan", "Report", "ingest", "ingest_plan", "partitions_of", "weights"]
 
 _MAX_BLOCK = 1 << 20  # magnitude of block coordinates that a label index can name
 _DASK_EDGE = 256  # a brick of a dask array is in memory as a whole
@@ -203,10 +203,10 @@ def _plan_labels(
     cells = box.cells(layout.block_shape)
     if min(cells.start) <= -_MAX_BLOCK or max(cells.stop) > _MAX_BLOCK:
         raise BadRequest(f"blocks {cells} are out of range: a label index names coordinates below {_MAX_BLOCK}")
-    return plan, _partitions(plan) if instance.indexed else 0
+    return plan, partitions_of(plan) if instance.indexed else 0
 
 
-def _partitions(plan: Plan) -> int:
+def partitions_of(plan: Plan) -> int:
     """Enough that one is a few million rows, and that there is one for every few bricks."""
     by_size = plan.blocks * _ROWS_PER_BLOCK // _ROWS_PER_PARTITION
     by_bricks = min(8, plan.grids[0].count)
@@ -379,12 +379,12 @@ class _Run:
         resumed = len(self.ledger.done("bricks"))
         for i, grid in enumerate(self.plan.plan.grids):
             if i == 0:
-                weights = _weights(grid, self.plan.plan.box)
-                self.phase("bricks", "bricks", weights, task("bricks", grid, True), self.given)
+                voxels = weights(grid, self.plan.plan.box)
+                self.phase("bricks", "bricks", voxels, task("bricks", grid, True), self.given)
             else:
                 name = f"scale{grid.scale}"
                 title = f"scales {grid.scale + 1} to {grid.scale + grid.levels}"
-                self.phase(name, title, _weights(grid, None), task(name, grid, False))
+                self.phase(name, title, weights(grid, None), task(name, grid, False))
         return self.ledger.done("bricks"), resumed
 
     @property
@@ -416,7 +416,8 @@ class _Run:
         )
 
 
-def _weights(grid: Grid, box: Box | None) -> list[int]:
+def weights(grid: Grid, box: Box | None) -> list[int]:
+    """Voxels of each brick, within the box if there is one."""
     bricks = (grid.brick(i) for i in range(grid.count))
     return [(b if box is None else b.intersect(box)).size for b in bricks]
 

@@ -15,9 +15,11 @@ import numpy as np
 
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.adopted import note_blocks, remade
 from dvid_dask.datatypes.labelmap.blocks import Layout, blocks_in_box, compress, decompress
 from dvid_dask.datatypes.labelmap.columns import pack, unpack
 from dvid_dask.datatypes.labelmap.counters import RESERVED, NextLabels
+from dvid_dask.datatypes.labelmap.downres import rebuilt
 from dvid_dask.datatypes.labelmap.events import BlocksWritten
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.writes import refuse_retired
@@ -139,6 +141,8 @@ class _Slab:
     coords: NDArray[np.int32] = field(init=False)
     keys: list[bytes] = field(init=False)
     old: list[bytes | None] = field(init=False)
+    rest: list[bytes | None] = field(init=False)  # what voxels are that the brick doesn't write
+    anew: NDArray[np.int64] = field(init=False)  # numbers of blocks that are made whole or not at all
     new: dict[int, bytes | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,10 +150,20 @@ class _Slab:
         self.coords = blocks_in_box(cells.start, cells.stop)
         self.keys = keys.blocks(self.scale, self.coords)
         self.new = {}
+        self.anew = np.empty(0, np.int64)
 
-    def load(self, space: Space) -> None:
+    def load(self, space: Space, layout: Layout, finer: Box | None = None) -> None:
+        """Read what is stored, of coarse blocks that `finer` doesn't cover whole also what they are made of."""
         self.old = space.get_many(self.keys)
-        self.fresh = all(v is None for v in self.old)
+        self.rest = self.old
+        if finer is not None:
+            self.anew = np.flatnonzero(remade(space, self.scale, self.keys))
+            if len(self.anew) and finer.at_scale(1) != self.region:
+                self.rest = list(self.old)
+                made = rebuilt(space, layout, self.scale, self.coords[self.anew])
+                for n, (_, value) in zip(self.anew.tolist(), made, strict=True):
+                    self.rest[n] = value
+        self.fresh = all(v is None for v in self.rest)
 
     def numbers(self, box: Box) -> NDArray[np.int64]:
         """Numbers of the blocks in a box of whole blocks, in zyx order."""
@@ -161,7 +175,7 @@ class _Slab:
     def paste(self, layout: Layout, out: NDArray[np.uint64], box: Box) -> None:
         """Decode the stored blocks in a box of whole blocks into an array of that box."""
         numbers = self.numbers(box)
-        held = [(n, v) for n in numbers.tolist() if (v := self.old[n]) is not None]
+        held = [(n, v) for n in numbers.tolist() if (v := self.rest[n]) is not None]
         if held:
             places = self.coords[[n for n, _ in held]] * np.array(self.block) - np.array(box.start)
             label_blocks.decode_blocks_into([decompress(v, layout) for _, v in held], places, out)
@@ -219,6 +233,8 @@ class LabelBricks:
         Of the rows for the index; 0 keeps no index.
     within
         Only voxels of this region are written, at the source's scale; without a source, at all coarser scales.
+    adopts
+        Blocks of scale 0 stay where they are: they are counted, and noted as blocks of the instance's base.
     """
 
     ledger: InstanceLedger
@@ -231,11 +247,12 @@ class LabelBricks:
     add: int = 0
     partitions: int = 0
     within: Within | None = None
+    adopts: bool = False
 
     def __call__(self, index: int, given: NDArray[Any] | None = None) -> Result:
         """Do one brick and commit it."""
         for _ in range(_ATTEMPTS):
-            space = self.ledger.instance.view(0)
+            space = self.ledger.view()
             if (done := self.ledger.mark(space, self.phase, index)) is not None:
                 return done
             brick = _Brick(self, index, given)
@@ -255,6 +272,7 @@ class _Brick:
         self.region = task.grid.brick(index)
         block = task.layout.block_shape
         self.slabs = [_Slab(task.grid.scale + i, box, block) for i, box in enumerate(task.grid.regions(index))]
+        self.adopted: list[NDArray[np.int64]] = []
         self.rows: list[bytes] = []
         self.partitions: list[int] = []
         self.max_label = 0
@@ -264,8 +282,8 @@ class _Brick:
 
     def compute(self, space: Space) -> None:
         """Everything but the commit."""
-        for slab in self.slabs:
-            slab.load(space)
+        for n, slab in enumerate(self.slabs):
+            slab.load(space, self.task.layout, self.slabs[n - 1].region if n else None)
         coarse = self._coarse(1) if len(self.slabs) > 1 else None
         counted: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]] = []
         leaves = list(self.task.grid.leaves(self.region))
@@ -311,6 +329,11 @@ class _Brick:
         if mask is not None:
             stored = np.zeros(voxels.shape, np.uint64)
             slab.paste(self.task.layout, stored, slab.region)
+            for z, y, x in slab.coords[slab.anew].tolist():
+                whole = mask[
+                    Box((z, y, x), (z + 1, y + 1, x + 1)).scaled(slab.block).relative(slab.region.start).slices()
+                ]
+                whole |= whole.any()
             np.copyto(voxels, stored, where=~mask)
 
     def _mask(self, box: Box, scale: int) -> NDArray[np.bool_] | None:
@@ -348,14 +371,20 @@ class _Brick:
                 slab.paste(self.task.layout, whole, leaf)
             np.copyto(whole[inside.relative(leaf.start).slices()], voxels, where=True if mask is None else mask)
             voxels = whole
-        blocks, number, label, count = label_blocks.encode_and_count(voxels, slab.block)
+        blocks: list[bytes] = []
+        if self.task.adopts:
+            number, label, count = label_blocks.count_blocks(voxels, slab.block)
+        else:
+            blocks, number, label, count = label_blocks.encode_and_count(voxels, slab.block)
         numbers = slab.numbers(leaf)
         if len(label) and int(label.max()) == RESERVED:
             where = slab.coords[numbers[number[np.argmax(label)]]].tolist()
             raise BadRequest(
                 f"label {RESERVED} in block {where} (z, y, x): that id is reserved; nothing of it is written"
             )
-        for n, block in zip(numbers.tolist(), blocks, strict=True):
+        if self.task.adopts:
+            self.adopted.append(numbers[np.unique(number[label != 0])])
+        for n, block in zip(numbers.tolist(), blocks, strict=not self.task.adopts):
             slab.put(n, block)
         if len(label):
             self.max_label = max(self.max_label, int(label.max()))
@@ -437,6 +466,8 @@ class _Brick:
             slab.write(space)
         for partition, value in zip(self.partitions, self.rows, strict=True):
             space.put(rows_key(task.ledger, partition, self.index), value)
+        if self.adopted:
+            note_blocks(space, 0, self.slabs[0].coords[np.concatenate(self.adopted)])
         base = self.slabs[0]
         if base.scale == 0 and base.new:
             m.publish(task.ledger.instance, BlocksWritten(m.id, base.coords[sorted(base.new)]))

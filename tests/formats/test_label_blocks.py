@@ -413,6 +413,21 @@ def test_remapping_dense_arrays():
         lb.remap_array(volume, keys, values[1:])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(0, 4, 4), (1, 1, 1), (9, 7, 11), (8, 16, 24)])
+@pytest.mark.parametrize("labels", [1, 3, 700])
+def test_labels_of_dense_arrays(shape, labels, order):
+    rng = np.random.default_rng(labels)
+    palette = np.r_[np.array([0, 2**64 - 1], np.uint64), rng.integers(0, 2**64, labels, np.uint64)]
+    volume = np.array(rng.choice(palette, shape), order=order)
+    np.testing.assert_array_equal(lb.distinct(volume), np.unique(volume))
+
+
+def test_thousands_of_labels_of_a_dense_array():
+    volume = np.random.default_rng(3).integers(0, 2**64 - 1, (16, 32, 64), np.uint64)
+    np.testing.assert_array_equal(lb.distinct(volume), np.unique(volume))
+
+
 # ------------------------------------------------------------------ hostile bytes
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.adopted import remade
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -27,7 +28,8 @@ Coordinate = tuple[int, int, int]
 def update_scales(space: TxSpace, layout: Layout, changed: dict[Coordinate, bytes]) -> None:
     """Bring all scales in line with changed blocks of scale 0.
 
-    A coarse block takes the octants that changed and keeps the rest of what it held.
+    A coarse block takes the octants that changed and keeps the rest of what it held, unless that was made by another
+    rule (`dvid_dask.datatypes.labelmap.adopted.remade`): then it is made of all its octants.
 
     Parameters
     ----------
@@ -47,6 +49,10 @@ def update_scales(space: TxSpace, layout: Layout, changed: dict[Coordinate, byte
         for batch in batches(groups.items(), 256):
             block_keys = keys.blocks(scale, [parent for parent, _ in batch])
             olds = space.get_many(block_keys)
+            anew = remade(space, scale, block_keys)
+            if any(anew):
+                _add_others(space, scale, [group for group, a in zip(batch, anew, strict=True) if a])
+                olds = [None if a else old for old, a in zip(olds, anew, strict=True)]
             made = parallel(
                 lambda task: _reduce(task[0], task[1], layout),
                 [(octants, old) for (_, octants), old in zip(batch, olds, strict=True)],
@@ -54,6 +60,16 @@ def update_scales(space: TxSpace, layout: Layout, changed: dict[Coordinate, byte
             )
             space.put_many(zip(block_keys, made, strict=True))
             changed.update((parent, value) for (parent, _), value in zip(batch, made, strict=True))
+
+
+def _add_others(space: AnySpace, scale: int, groups: Sequence[tuple[Coordinate, list[bytes | None]]]) -> None:
+    """Add the octants that didn't change to those that did."""
+    finer = keys.blocks(scale - 1, children_of([parent for parent, _ in groups]).reshape(-1, 3))
+    values = space.get_many(finer)
+    for i, (_, octants) in enumerate(groups):
+        for n, value in enumerate(values[8 * i : 8 * i + 8]):
+            if octants[n] is None:
+                octants[n] = value
 
 
 def _reduce(octants: list[bytes | None], old: bytes | None, layout: Layout) -> bytes:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.adopted import base_at, edited_keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, decompress
 from dvid_dask.datatypes.labelmap.downres import rebuilt
 from dvid_dask.datatypes.labelmap.index import Index
@@ -209,6 +210,10 @@ def verify(space: AnySpace, layout: Layout, *, indexed: bool = True, made: Itera
         yield from check_bodies(space, layout, Index(space).bodies())
         yield from check_made(space, made)
     for scale in range(1, layout.levels + 1):
+        if base_at(space, scale) is not None:  # made by the base's own rule, but for what lies in the tree
+            for batch in batches(edited_keys(space, scale), _BATCH):
+                yield from check_scale(space, layout, scale, keys.blocks_of(batch))
+            continue
         for finer in (scale - 1, scale):
             for blocks in stored_blocks(space, finer):
                 parents = blocks if finer == scale else np.unique(blocks >> 1, axis=0)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap.blocks import Layout, existing_blocks, read_blocks, tables_of
+from dvid_dask.boxes import Box
+from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.adopted import base_at, edited, edited_keys, shown
+from dvid_dask.datatypes.labelmap.blocks import (
+    ENUMERATE,
+    Layout,
+    blocks_in_box,
+    decompress,
+    existing_blocks,
+    read_blocks,
+    tables_of,
+)
 from dvid_dask.datatypes.labelmap.threads import WORKERS, batches, parallel
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from dvid_dask.bases.base import Base
     from dvid_dask.datatypes.labelmap.mapping import Mapping
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
@@ -31,6 +43,7 @@ SLAB_BYTES = 32 << 20
 """Most bytes of voxels that a streamed read holds at once."""
 
 _INT32 = 1 << 31
+_MAP_VOXELS = 1 << 21
 
 BlockFilter: TypeAlias = "Callable[[NDArray[np.int32]], NDArray[np.bool_]]"
 """Says which blocks (n, 3) z y x of scale 0 are seen: an ROI. The others read as 0."""
@@ -91,6 +104,10 @@ def read_box(
     NDArray[uint64]
         (z, y, x); 0 where nothing is stored.
     """
+    base = base_at(space, scale)
+    if base is not None:
+        whole = Box.of(offset_zyx, [o + n for o, n in zip(offset_zyx, shape_zyx, strict=True)])
+        return _read_through(space, layout, base, mapping, whole, scale, seen, out)
     out = np.zeros(tuple(shape_zyx), np.uint64) if out is None else out
     block = np.array(layout.block_shape, np.int64)
     offset = np.array(offset_zyx, np.int64)
@@ -105,6 +122,86 @@ def read_box(
     return out
 
 
+def _read_through(
+    space: AnySpace,
+    layout: Layout,
+    base: Base,
+    mapping: Mapping | None,
+    box: Box,
+    scale: int,
+    seen: BlockFilter | None,
+    out: NDArray[np.uint64] | None,
+) -> NDArray[np.uint64]:
+    """`read_box` where blocks may lie in a base: its voxels as they are, and over them the blocks of the tree."""
+    voxels = _writeable(base.read_box(scale, box.start, box.shape, np.uint64))
+    if mapping is not None and not mapping.is_empty:
+        _map(voxels, mapping)
+    for wanted in _edited_blocks(space, layout, scale, box):
+        for coords, values in _edited_values(space, scale, wanted):
+            for z, y, x in coords.tolist():
+                voxels[_part_of(box, layout, (z, y, x)).slices()] = 0
+            held = [i for i, v in enumerate(values) if shown(v)]
+            blocks = parallel(lambda v: decompress(v, layout), [values[i] for i in held])
+            positions = coords[held].astype(np.int64) * np.array(layout.block_shape) - np.array(box.start)
+            tables = _tables(blocks, mapping)
+            tasks = list(batches(zip(blocks, positions, tables, strict=True), 16))
+            parallel(lambda task: _paste(task, voxels), tasks, grain=1)
+    if seen is not None:
+        cells = box.cells(layout.block_shape)
+        blocks_zyx = blocks_in_box(cells.start, cells.stop)
+        for z, y, x in blocks_zyx[~seen(blocks_zyx)].tolist():
+            voxels[_part_of(box, layout, (z, y, x)).slices()] = 0
+    if out is None:
+        return voxels
+    out[...] = voxels
+    return out
+
+
+def _writeable(voxels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return voxels if voxels.flags.writeable and voxels.flags.c_contiguous else np.array(voxels, order="C")
+
+
+def _part_of(box: Box, layout: Layout, block: tuple[int, int, int]) -> Box:
+    """What a box has of a block, as seen from the box."""
+    z, y, x = block
+    return Box((z, y, x), (z + 1, y + 1, x + 1)).scaled(layout.block_shape).intersect(box).relative(box.start)
+
+
+def _map(voxels: NDArray[np.uint64], mapping: Mapping) -> None:
+    """Replace supervoxels by bodies, in place."""
+    step = max(1, _MAP_VOXELS // max(1, voxels[0].size))
+
+    def change(part: NDArray[np.uint64]) -> None:
+        found = label_blocks.distinct(part)
+        bodies = mapping.bodies(found)
+        differs = found != bodies
+        label_blocks.remap_array(part, found[differs], bodies[differs])
+
+    parallel(change, [voxels[z : z + step] for z in range(0, len(voxels), step)], grain=1)
+
+
+def _edited_blocks(space: AnySpace, layout: Layout, scale: int, box: Box) -> Iterator[NDArray[np.int32]]:
+    """Blocks that may lie in the tree, as `existing_blocks`."""
+    cells = box.cells(layout.block_shape)
+    if cells.size <= ENUMERATE:
+        yield blocks_in_box(cells.start, cells.stop)
+        return
+    for batch in batches(edited_keys(space, scale), 1 << 14):
+        found = keys.blocks_of(batch)
+        yield found[((found >= np.array(cells.start)) & (found < np.array(cells.stop))).all(axis=1)]
+
+
+def _edited_values(
+    space: AnySpace, scale: int, block_zyx: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.int32], list[bytes]]]:
+    for a in range(0, len(block_zyx), 4096):
+        part = block_zyx[a : a + 4096]
+        values = edited(space, keys.blocks(scale, part))
+        there = [i for i, v in enumerate(values) if v is not None]
+        if there:
+            yield part[there], [v for v in values if v is not None]
+
+
 def _paste(task: list[tuple[bytes, NDArray[np.int64], NDArray[np.uint64] | None]], out: NDArray[np.uint64]) -> None:
     blocks, positions, tables = zip(*task, strict=True)
     label_blocks.decode_blocks_into(blocks, np.array(positions), out, tables)
@@ -115,13 +212,15 @@ def mapped_blocks(
 ) -> Iterator[tuple[NDArray[np.int32], list[bytes], list[NDArray[np.uint64] | None]]]:
     """Batches of the blocks that exist, each with the table of bodies for its supervoxels (None: its own table)."""
     for coords, blocks in read_blocks(space, layout, scale, block_zyx):
-        if mapping is None or mapping.is_empty:
-            yield coords, blocks, [None] * len(blocks)
-            continue
-        joined, ends = tables_of(blocks)
-        bodies = mapping.bodies(joined)
-        tables: list[NDArray[np.uint64] | None] = list(np.split(bodies, ends[1:-1]))
-        yield coords, blocks, tables
+        yield coords, blocks, _tables(blocks, mapping)
+
+
+def _tables(blocks: list[bytes], mapping: Mapping | None) -> list[NDArray[np.uint64] | None]:
+    """The table of bodies of each block; None: its own."""
+    if mapping is None or mapping.is_empty or not blocks:
+        return [None] * len(blocks)
+    joined, ends = tables_of(blocks)
+    return list(np.split(mapping.bodies(joined), ends[1:-1]))
 
 
 def iter_blocks(

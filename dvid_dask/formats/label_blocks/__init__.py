@@ -55,6 +55,7 @@ from dvid_dask.formats.label_blocks.memory import (
 )
 from dvid_dask.formats.label_blocks.scaling import (
     count,
+    distinct,
     downsample,
     downsample_array,
     normalize,
@@ -70,6 +71,7 @@ __all__ = [
     "decode_block",
     "decode_blocks_into",
     "decode_box",
+    "distinct",
     "downsample",
     "downsample_array",
     "encode_and_count",

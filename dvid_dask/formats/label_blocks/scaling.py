@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "count",
+    "distinct",
     "downsample",
     "downsample_array",
     "normalize",
@@ -190,6 +191,22 @@ def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
         nz, ny, nx = labels_zyx.shape
         kernels.downsample_dense(mem, sz, sy, nz, ny, nx, out)
     return out
+
+
+def distinct(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The labels of a dense array (z, y, x), ascending, each once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> distinct(np.array([[[7, 7, 2, 7]]], np.uint64))
+    array([2, 7], dtype=uint64)
+    """
+    mem, sz, sy = flat_labels(labels_zyx)
+    if not labels_zyx.size:
+        return np.empty(0, np.uint64)
+    nz, ny, nx = labels_zyx.shape
+    return np.sort(kernels.distinct_rows(mem, sz, sy, nz, ny, nx))
 
 
 def remap_array(arr: NDArray[np.uint64], keys_sorted: ArrayLike, values: ArrayLike) -> None:

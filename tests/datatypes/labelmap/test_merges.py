@@ -20,9 +20,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import dvid_dask
+from dvid_dask.bases.base import Base
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest, LaterMutations
 from dvid_dask.formats import rles
+from dvid_dask.ops.adopt_labels import adopt_labels
+
+from .bases import save
 
 SHAPE = (32, 32, 32)
 CELLS = (4, 4, 4)
@@ -35,11 +39,26 @@ def cells(names):
 START = cells(np.arange(1, 65))
 
 
+@pytest.fixture(scope="module", autouse=True, params=["written", "adopted"])
+def _origin(request, tmp_path_factory):
+    """Merges are the same whether voxels were written or lie in a base."""
+    global fill
+
+    def write(seg):
+        seg.write(START, (0, 0, 0))
+
+    def adopt(seg):
+        adopt_labels(base, seg, progress=False)
+
+    base = Base.find(save(tmp_path_factory.mktemp("base"), START))
+    fill = write if request.param == "written" else adopt
+
+
 def family(edit=lambda seg: None, levels=1, url="memory://"):
     """A committed version with 64 supervoxels, and the segmentation in two children of it."""
     repo = dvid_dask.create(url, compact="never").new_repo("fly")
     seg = repo.new_instance("labelmap", "segmentation", {"BlockSize": "16,16,16", "MaxDownresLevel": str(levels)})
-    seg.write(START, (0, 0, 0))
+    fill(seg)
     edit(seg)
     root = seg.version
     root.commit()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dvid_dask.bases.base import Base
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.labelmap import extents
+from dvid_dask.datatypes.labelmap.adopted import AdoptedSpace, AdoptedTxSpace
 from dvid_dask.datatypes.labelmap.blocks import Layout
 from dvid_dask.datatypes.labelmap.counters import NextLabels
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
@@ -18,7 +20,8 @@ from dvid_dask.versions.records import go_time, now
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from dvid_dask.datatypes.base import Mutation, TxSpace
+    from dvid_dask.datatypes.base import Mutation, Space, TxSpace
+    from dvid_dask.store import Transaction, View
 
 __all__ = ["Instance"]
 
@@ -33,6 +36,26 @@ class Instance(Datatype):
     def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """See `dvid_dask.datatypes.labelmap.settings`."""
         return new_settings(config)
+
+    def space_in(self, state: View) -> Space:
+        """The instance's keys in a state of a tree; see `dvid_dask.datatypes.labelmap.adopted`."""
+        base = self.base_volume
+        if base is None:
+            return super().space_in(state)
+        return AdoptedSpace(state, self.info.prefix, base, self.layout)
+
+    def tx_space_in(self, tx: Transaction) -> TxSpace:
+        """The instance's keys in a transaction; see `dvid_dask.datatypes.labelmap.adopted`."""
+        base = self.base_volume
+        if base is None:
+            return super().tx_space_in(tx)
+        return AdoptedTxSpace(tx, self.info.prefix, base, self.layout)
+
+    @property
+    def base_volume(self) -> Base | None:
+        """Where voxels lie that are not in the store; None where all are."""
+        spec = self.info.settings.get("Base")
+        return None if spec is None else Base.of(spec)
 
     @property
     def layout(self) -> Layout:
