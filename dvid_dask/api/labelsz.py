@@ -57,7 +57,7 @@ def get_counts(call: Call) -> Response:
     """Elements of the labels in the body, a JSON list: ``[{"Label": 188, "PreSyn": 81}, ...]`` in its order."""
     ranks: LabelSize = call.instance
     name = _index_type(call, 0)
-    labels = call.json(list[int])
+    labels: list[int] = call.json(list[int] | None) or []  # type: ignore[arg-type]
     if labels and not 0 <= min(labels) <= max(labels) <= _UINT64:
         raise BadRequest(f"labels are integers from 0 to {_UINT64}")
     found = ranks.counts(labels, name).tolist()

@@ -131,11 +131,11 @@ def get_exists(call: Call) -> Response:
     """
     data = call.body.all(LIMIT)
     expected = call.query.get("hash")
-    if expected is not None:
+    if expected:
         found = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if found != expected.lower():
             raise BadRequest(f"the body has the MD5 hash {found}, not {expected[:64]}")
-    ids = decode_json(data, list[_Label])
+    ids: list[int] = decode_json(data, list[_Label] | None) or []  # type: ignore[arg-type]
     if any(sv >> 64 for sv in ids):
         raise BadRequest("a supervoxel in the list is no 64-bit number")
     return json(_of(call).exists(ids).tolist())

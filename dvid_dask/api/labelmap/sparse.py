@@ -89,6 +89,7 @@ def counted_response(pieces: Iterator[bytes], compression: str) -> Response:
 def head_sparsevol(call: Call) -> Response:
     """Whether a body has a block within the bounds: 200 or 204."""
     label = label_arg(call)
+    scale_of(call)  # as for GET, a bad one is refused
     try:
         volume = of(call).sparse(label, supervoxels=call.flag("supervoxels"), bounds=bounds_of(call))
         found = volume.has_blocks()
