@@ -17,7 +17,7 @@ from .face import ANY, Call, Face
 from .responses import empty, encode_json, json, octets, stream, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from starlette.responses import Response
 
@@ -160,6 +160,11 @@ def get_mutations_range(call: Call) -> Response:
                 return
 
     return stream(_json_array(records()), "text/plain; charset=utf-8")
+
+
+def changed(name: str, config: Mapping[str, Any]) -> str:
+    """What `POST info` answers: which settings it was given."""
+    return f"Changed '{name}' based on received configuration:\n{encode_json(config).decode()}\n"
 
 
 def undoable(records: Iterable[UndoRecord]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from dvid_dask.errors import BadRequest
 from .common import help_text
 from .face import Request
 from .faces import all_faces, face_of
+from .geometry import parse_int
 from .kafka import activity_topic
 from .nodes import LIMIT, convert, fold
 from .repos import need_admin
@@ -254,7 +255,7 @@ def post_settings(request: Request) -> Response:
     need_admin(request)
     given: dict[str, Any] = fold(request.body.all(LIMIT), dict[str, Any])
     values: dict[str, str] = convert({k: v for k, v in given.items() if k in ("gc", "throttle")}, dict[str, str])
-    numbers = {name: _setting(name, value) for name, value in values.items()}
+    numbers = {name: parse_int(value, f"setting {name}") for name, value in values.items()}
     said = []
     if "gc" in numbers:
         said.append("gc has no effect here\n")
@@ -263,13 +264,6 @@ def post_settings(request: Request) -> Response:
         said.append(f"throttle was {throttle.limit}, is {numbers['throttle']}\n")
         throttle.limit = numbers["throttle"]
     return text("".join(said))
-
-
-def _setting(name: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise BadRequest(f'setting {name}: "{value[:80]}" is no integer') from None
 
 
 @routes.post("/api/server/reload-auth")

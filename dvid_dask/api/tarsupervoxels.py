@@ -10,6 +10,7 @@ import msgspec
 from dvid_dask.datatypes.tarsupervoxels import MAX_FILE
 from dvid_dask.errors import BadRequest, NotFound
 
+from .common import changed
 from .face import Call, Face, decode_json
 from .geometry import parse_label
 from .nodes import LIMIT, fold
@@ -57,7 +58,7 @@ def post_info(call: Call) -> Response:
     """
     settings: dict[str, Any] = fold(call.body.all(LIMIT), dict[str, Any])
     call.instance.configure(settings)
-    return text(f"Changed {call.instance.name} based on received settings.\n")
+    return text(changed(call.instance.name, settings))
 
 
 # ---------------------------------------------------------------------- one file

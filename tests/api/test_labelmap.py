@@ -340,3 +340,14 @@ class TestBoundedMemory:
         assert len(labels_of(b"[" + b"1," * 999_999 + b"1]")) == 1_000_000
         with pytest.raises(BadRequest, match="ask in several requests"):
             labels_of(b"[" + b"1," * MAX_LIST_NUMBERS + b"1]")
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b'{"colour": [1], "other": null}'])
+def test_settings_that_are_none_change_nothing(client, repo, body):
+    path = client.instance(repo, "labelmap", "seg")
+    before = client.get(f"{path}/info").json()
+    assert client.post(f"{path}/info", content=body).text.startswith(
+        "Changed 'seg' based on received configuration:\n{"
+    )
+    assert client.get(f"{path}/info").json() == before
+    assert client.post(f"{path}/info", json={"VoxelSize": 5}).status_code == 400

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from dvid_dask.errors import BadRequest
 
+from ..common import changed
 from ..face import Call
 from ..geometry import (
     parse_int,
     parse_label,
 )
+from ..nodes import fold
 from ..responses import empty, json, text
 from .request import (
     face,
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 @face.post("info")
 def post_info(call: Call) -> Response:
     """Change settings: a JSON object of strings with any of BlockSize, VoxelSize, VoxelUnits, MinPoint, MaxPoint,
-    Background, GridStore, ScaleLevel, MaxDownresLevel. They hold at all versions.
+    Background, GridStore, ScaleLevel, MaxDownresLevel. They hold at all versions. Other members are passed over.
     """
-    config = call.json(dict[str, str], limit=1 << 20)
+    config: dict[str, Any] = fold(call.body.all(1 << 20), dict[str, Any])
     of(call).change_settings(config)
-    shown = msgspec.json.encode(config).decode()
-    return text(f"Changed '{call.instance.name}' based on received configuration:\n{shown}\n")
+    return text(changed(call.instance.name, config))
 
 
 @face.get("maxlabel", head=False)
