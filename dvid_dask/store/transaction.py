@@ -16,7 +16,7 @@ from .view import Decode, View
 T = TypeVar("T")
 
 #: Small values that a transaction keeps once read: bytes of each at most, and how many.
-_SMALL, _HELD = 4096, 1024
+_SMALL, _HELD = 64 << 10, 16 << 20  # bytes of one value, and of all, that are held
 
 
 class Transaction:
@@ -38,6 +38,7 @@ class Transaction:
         self._read: dict[bytes, bytes] = {}  # key -> generation
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
         self._held: dict[bytes, bytes | None] = {}  # small values read, since callers come back to them
+        self._held_bytes = 0
         self._callbacks: list[Callable[[], object]] = []
         self._landed: list[bytes] = []  # keys that lists have got
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
@@ -239,8 +240,10 @@ class Transaction:
         for key, result in zip(missing, self._base.results(missing) if missing else (), strict=True):
             self._read[key] = result.stamp.generation
             value = None if result.state == "missing" else result.value
-            if len(held) < _HELD and (value is None or len(value) <= _SMALL):
+            size = len(key) + 200 + (0 if value is None else len(value))
+            if size <= _SMALL and self._held_bytes + size <= _HELD:
                 held[key] = value
+                self._held_bytes += size
             else:
                 found[key] = value
         return [found[key] if key in found else held[key] for key in keys]

@@ -4,7 +4,9 @@ DVID's reads fall through to ancestors, so what an administrator writes into a c
 descendant that has not set the key itself. Trees don't fall through: the change is applied to each descendant whose
 value is still the one that the version had before. Where a descendant has changed it too, it gets what the datatype
 makes of both (`Datatype.merge_value`), else its own stays. Keys that belong together (`Datatype.carried_together`) get
-to a descendant all or none: a write of which it would see a part is refused.
+to a descendant all or none: a write of which it would see a part is refused. It isn't merged by meaning, as versions
+are: that would change committed descendants in many commits, and who reads there would not be told of contradictions.
+A branch that is merged says all of that, in a version of its own.
 
 Order, and what a kill leaves at each step:
 
@@ -115,7 +117,8 @@ def _refuse_halves(version: Version, tx: Transaction, before: View) -> None:
         for prefix in differs & goes:
             raise Conflict(
                 f"{known[prefix].name!r} was changed since in version {state.nodes[vid].uuid}, where this write to its "
-                f"committed ancestor {version.uuid} would show in part only: write to that version instead"
+                f"committed ancestor {version.uuid} would show in part only: write to that version instead, or to a "
+                "branch of the ancestor, and merge both"
             )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import dvid_dask
 from dvid_dask import ops
 from dvid_dask.datatypes.labelmap import undo as undo_room
 from dvid_dask.datatypes.labelmap.mapping import Mapping
+from dvid_dask.datatypes.labelmap.merges import carrying, sides
 from dvid_dask.datatypes.labelmap.methods import index as index_room
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
 from dvid_dask.formats import label_index, rles
@@ -301,6 +303,31 @@ def test_an_undo_is_in_the_log():
     ingest(seg)
     assert all("Timestamp" in r for r in seg.mutations())
     assert list(seg.mutations())[-1]["MutationID"] == last(seg)
+
+
+def test_memory_of_an_undone_ingest_is_bounded(monkeypatch):
+    """Eight times the voxels, bodies and commits take hardly more memory: all of it at once would be eight times."""
+    monkeypatch.setattr(carrying, "_BLOCKS", 16)
+    monkeypatch.setattr(sides, "_BATCH", 16)
+    peaks = {}
+    for layers in (4, 32):
+        seg = labelmap(dvid_dask.create("memory://", compact="never").new_repo("fly"), levels=1)
+        rng = np.random.default_rng(layers)
+        old, new = (
+            (rng.integers(0, 4, (16 * layers, 64, 64)) + np.arange(layers).repeat(16)[:, None, None] * 4 + first)
+            for first in (1, 1000)
+        )
+        seg.write(old.astype(np.uint64), (0, 0, 0))
+        ops.ingest(new.astype(np.uint64), seg, progress=False)
+        tracemalloc.start()
+        try:
+            seg.undo(last(seg))
+            peaks[layers] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (seg.read((0, 0, 0), old.shape, supervoxels=True) == old).all()
+    assert peaks[32] < 1.5 * peaks[4] + (1 << 20)
+    assert peaks[32] < old.size  # an eighth of the voxels
 
 
 def test_others_edit_while_it_is_undone(monkeypatch):

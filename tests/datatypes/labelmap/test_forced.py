@@ -48,6 +48,19 @@ def test_a_write_of_which_a_child_would_get_a_part_is_refused(family):
     check(seg, a, b)
 
 
+def test_what_is_refused_can_be_done_on_a_branch_and_merged(family):
+    seg, a, b = family
+    a.merge(1, [2])
+    with pytest.raises(Conflict, match="branch of the ancestor, and merge both"):
+        seg.merge(1, [3], force=True)
+    b.merge(1, [3])
+    for side in (a, b):
+        side.version.commit()
+    both = seg.repo.merge([a.version, b.version])["seg"]
+    assert both.supervoxels_of(1).id.tolist() == [1, 2, 3]
+    check(seg, a, b, both)
+
+
 def test_a_child_that_changed_other_bodies_gets_all(family):
     seg, a, b = family
     a.write(full(20), (0, 0, 0))
