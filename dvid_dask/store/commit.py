@@ -21,6 +21,7 @@ import tensorstore as ts
 from . import manifest as manifests
 from .backend import Backend
 from .errors import TreeNotFound, translate
+from .journal import Journal
 from .keys import SEALED
 from .view import open_pinned
 
@@ -70,7 +71,8 @@ def exchange(where: Backend, name: str, old: bytes | None, new: bytes, *, slow: 
     if where.folder is not None:
         if where.read(manifest_path(name)) != old:
             return False
-        _replace_file(where, name, new)
+        with Journal(where.folder / REFS / name, where.url, name).leaving(new):
+            _replace_file(where, name, new)
         return True
     if where.numbered:
         generation = 1 if old is None else manifests.decode(new).generation

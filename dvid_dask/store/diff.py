@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
 from typing import Literal
 
 from .backend import Backend
@@ -135,6 +136,34 @@ def diff(
     """Iterate over the keys whose values differ between two views of one store, in order; see `Store.diff`."""
     low, high = bounds(start, stop)
     if high and low >= high:
+        return
+    own = _own_keys(a, b, low, high)
+    below = _diff_below(a, b, low, high, compare_values)
+    if not own:
+        yield from below
+        return
+    hidden = set(own)
+    mine = (change for at in range(0, len(own), _COMPARED) for change in _changes(a, b, own[at : at + _COMPARED]))
+    yield from merge((change for change in below if change.key not in hidden), mine, key=lambda change: change.key)
+
+
+def _own_keys(a: View, b: View, low: bytes, high: bytes) -> list[bytes]:
+    """Keys in a range that records of the journal have changed in one of two states, in order."""
+    if a._overlay is not b._overlay:
+        return sorted({*a._own_keys(low, high), *b._own_keys(low, high)})
+    changed = a._overlay.changed(*sorted((a._count, b._count)))
+    return sorted(key for key in changed if low <= key and (not high or key < high))
+
+
+def _changes(a: View, b: View, keys: list[bytes]) -> Iterator[Change]:
+    for key, old, new in zip(keys, a.get_many(keys), b.get_many(keys), strict=True):
+        if old != new:
+            yield Change(key, "added" if old is None else "removed" if new is None else "changed")
+
+
+def _diff_below(a: View, b: View, low: bytes, high: bytes, compare_values: bool) -> Iterator[Change]:
+    """What differs between the nodes of two states. Of keys in the journal that may be wrong."""
+    if a._manifest == b._manifest:
         return
     where = a._where
     pending: list[tuple[Found, bytes]] = []

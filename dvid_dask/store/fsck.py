@@ -12,6 +12,7 @@ from .commit import DATA, REFS, read_manifest
 from .diff import Node
 from .errors import BadStore, StoreError
 from .gc import JOURNAL
+from .journal import Journal
 from .locks import lock_files
 from .manifest import Root, decode
 from .nodes import file_of, is_data_file, load, node_bytes, read_node
@@ -85,6 +86,8 @@ class _Check:
             for path in files:
                 self.reached.add_file(path)
             self.subtree(origin, f"{what}, where it began,")
+            if self.where.folder is not None:
+                Journal(self.where.folder / REFS / name, self.where.url, name).check(data)
         except StoreError as error:
             self.report.add(f"{what}: {error}")
         self.read_values()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
-from .commit import Writer, exchange, read_manifest
+from .commit import Writer, exchange
 from .diff import Change, diff
-from .errors import Sealed, StoreError, TreeNotFound, translate
+from .errors import Sealed, StoreError, translate
 from .manifest import decode
 from .transaction import Transaction
 from .tree import PATIENCE, Tree, _pause
@@ -62,10 +62,10 @@ def land(
     deadline = time.monotonic() + PATIENCE
     for attempt in count(1):
         with state.turn() if attempt > _POLITE else contextlib.nullcontext():
-            now = state.view(0)
+            now = state.fold(state.newest()) if attempt > _POLITE else tree.fold()
             if now.sealed:
                 raise Sealed(f"{where.url}: tree {tree.name!r} is sealed; branch it and write to the branch")
-            on = branch.view(0)
+            on = branch.fold()
             transaction = Transaction(on)
             result = settle(transaction, now, diff(base, now))
             if result is None:
@@ -80,10 +80,7 @@ def land(
                     done = exchange(where, tree.name, now._manifest, new)
                 else:
                     with state.turn():
-                        held = read_manifest(where, tree.name)
-                        if held is None:
-                            raise TreeNotFound(f"{where.url} has no tree {tree.name!r}: it was dropped")
-                        done = held == now._manifest and exchange(where, tree.name, held, new)
+                        done = state.same(state.newest(), now) and exchange(where, tree.name, now._manifest, new)
                 if done:
                     state.adopt(new)
             except (ValueError, OSError) as error:

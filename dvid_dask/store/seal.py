@@ -61,7 +61,7 @@ def seal(where: Backend, tree: Tree, *, compact: bool = True) -> SealReport:
         tree.update(lambda tx: tx._seal(tree.name), force=True)
     if not compact:
         return SealReport(tree.name, already=False)
-    view = tree.view(0)
+    view = tree.fold()
     if is_single(view.manifest):
         return SealReport(tree.name, already=True)
     used, small = _own_files(where, view)
@@ -143,9 +143,10 @@ def _drop_history(where: Backend, tree: Tree) -> bool:
     """Replace the manifest by one of the newest generation alone; False says that it has just changed."""
     state = tree._state
     with state.turn():
-        view = state.view(0)
+        view = state.newest()
         if not view.sealed:
             raise StoreError(f"{where.url}: tree {tree.name!r} was dropped and made again while it was sealed")
+        view = state.fold(view)
         generation = view.manifest.generation + 1
         new = view.manifest.single(generation)
         if not exchange(where, tree.name, view._manifest, new):

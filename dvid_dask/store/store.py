@@ -21,9 +21,10 @@ from .diff import Change, diff
 from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
 from .fsck import FsckReport, check
 from .gc import GcReport, collect
+from .journal import Journal
 from .seal import SealReport, seal
 from .transaction import Transaction
-from .tree import Tree, TreeState
+from .tree import Tree, TreeState, fold_apart
 from .view import View
 
 FORMAT = "format.json"
@@ -113,12 +114,13 @@ class Store:
         finally:
             looks.since = before
 
-    def _age(self, wanted: float) -> float:
-        """How old a view may be that was asked for with this age."""
-        if wanted <= self.max_age:
-            return wanted
+    def _moment(self, age: float) -> float:
+        """By when, on the monotonic clock, a view must have been looked at that may be of this age."""
+        now = time.monotonic()
+        if age <= self.max_age:
+            return now - age
         since = self._looks.since
-        return self.max_age if since is None else min(wanted, max(self.max_age, time.monotonic() - since))
+        return max(now - age, now - self.max_age if since is None else min(now - self.max_age, since))
 
     @classmethod
     def create(
@@ -272,12 +274,21 @@ class Store:
         """
         self._writable()
         _checked(name)
-        view = self.tree(source).view(0) if isinstance(source, str) else source
+        view = self.tree(source).fold() if isinstance(source, str) else self._in_nodes(source)
         if view._where.url != self.url:
             raise ValueError(
                 f"a branch shares its source's data: the view is of {view._where.url}, this store is {self.url}"
             )
         return self._new_tree(name, view.manifest.single(1))
+
+    def _in_nodes(self, view: View) -> View:
+        """Return a view of the same, of which nothing lies in a journal."""
+        if not view._count or view._where.url != self.url:
+            return view
+        state = _state(self._where, view.name)
+        if state.same(state.newest(), view):
+            return Tree(self, state).fold()
+        return fold_apart(view)
 
     def _new_tree(self, name: str, manifest: bytes) -> Tree:
         where = self._where
@@ -286,6 +297,8 @@ class Store:
             if where.numbered:
                 where.write(manifest_path(name), _format_of(where).numbered)
             with locked(where, name, create=True):
+                if where.folder is not None and read_manifest(where, name) is None:
+                    Journal(where.folder / REFS / name, where.url, name).forget()  # of a tree half dropped
                 exists = not exchange(where, name, None, manifest)
             if where.folder is not None:
                 where.sync_folder(REFS)

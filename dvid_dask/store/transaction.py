@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from typing import Any, TypeVar
 
 import tensorstore
 
 from .commit import Writer
-from .diff import Cursor, Item, compare
+from .diff import diff
+from .journal import RECORD_BYTES, RECORD_KEYS, Record
 from .keys import SEALED, bounds, check
 from .view import Decode, View
 
@@ -17,6 +19,10 @@ T = TypeVar("T")
 
 #: Small values that a transaction keeps once read: bytes of each at most, and how many.
 _SMALL, _HELD = 64 << 10, 16 << 20  # bytes of one value, and of all, that are held
+
+
+class NeedsNodes(BaseException):
+    """A transaction wants to see the tree through tensorstore: the journal has to be put into nodes first."""
 
 
 class Transaction:
@@ -35,7 +41,7 @@ class Transaction:
         self._base = base
         self._pending: dict[bytes, bytes | None] = {}  # None: deleted
         self._holes: list[tuple[bytes, bytes]] = []  # ranges deleted before what is pending; end b"" for none
-        self._read: dict[bytes, bytes] = {}  # key -> generation
+        self._read: dict[bytes, bytes | None] = {}  # key -> generation; None: it lies in the journal
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
         self._held: dict[bytes, bytes | None] = {}  # small values read, since callers come back to them
         self._held_bytes = 0
@@ -44,6 +50,7 @@ class Transaction:
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
         self._arrays: tuple[Writer, tensorstore.Transaction] | None = None
         self._kept: tuple[str | None, str | None] = None, None
+        self._nodes = False
 
     @property
     def base(self) -> View:
@@ -55,6 +62,10 @@ class Transaction:
         """The tree as a key-value store inside this transaction: arrays opened on it are written with this commit."""
         writer, transaction = self._shared()
         return writer.kvstore.with_transaction(transaction)
+
+    def kvstore_of(self, prefix: bytes) -> tensorstore.KvStore:
+        """As `kvstore`; for callers who have a view or a transaction."""
+        return self.kvstore
 
     @property
     def ts(self) -> tensorstore.Transaction:
@@ -151,6 +162,13 @@ class Transaction:
         """
         self._kept = before, after
 
+    def to_nodes(self) -> None:
+        """Write this commit into the tree's nodes, however small: its values are read through `View.kvstore`.
+
+        In a local store small commits lie in a journal else, which `View.kvstore` has to put into nodes first.
+        """
+        self._nodes = True
+
     def on_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` after this attempt has been committed; attempts that fail call nothing."""
         self._callbacks.append(callback)
@@ -175,6 +193,29 @@ class Transaction:
         self._pending.update(found)
         return sum(len(value) for _, value in found)
 
+    @property
+    def _small(self) -> bool:
+        """Whether this may become a record of the journal."""
+        return (
+            self._arrays is None
+            and not self._nodes
+            and self._kept == (None, None)
+            and len(self._pending) <= RECORD_KEYS
+            and sum(len(key) + len(value or b"") for key, value in self._pending.items()) <= RECORD_BYTES
+            and sum(len(value) for values in self._appended.values() for value in values) <= RECORD_BYTES
+        )
+
+    def _record(self, now: View) -> Record | None:
+        """All that the commit changes in the state that it lands on; None where that is too much for a record."""
+        record: Record = {}
+        for low, high in _union(self._holes):
+            record.update(dict.fromkeys(islice(now.keys(low, high), RECORD_KEYS + 1)))
+            if len(record) > RECORD_KEYS:
+                return None
+        record.update(self._pending)
+        record.update(self._lists(now))
+        return record
+
     def _prepare(self, shared: Callable[[], Writer]) -> tuple[Writer, tensorstore.Transaction]:
         """Hand the writes to tensorstore. May be called again after a commit that failed, unless there are arrays."""
         writer, transaction = self._arrays or (shared(), tensorstore.Transaction(atomic=True))
@@ -186,38 +227,56 @@ class Transaction:
             write(key, value)
         return writer, transaction
 
+    def _carry(self, prepared: tuple[Writer, tensorstore.Transaction], now: View) -> None:
+        """Write what the journal says of keys that this transaction leaves as they are."""
+        write = prepared[0].kvstore.with_transaction(prepared[1]).write
+        for key, value in now._overlay.items(now._count).items():
+            if not self._is_own(key) and key not in self._appended:
+                write(key, value)
+
     def _finish_lists(self, prepared: tuple[Writer, tensorstore.Transaction], now: View) -> None:
         """Write what was appended behind what the lists hold in the state that the commit lands on."""
-        if not self._appended:
-            return
-        writer, transaction = prepared
-        write = writer.kvstore.with_transaction(transaction).write
+        write = prepared[0].kvstore.with_transaction(prepared[1]).write
+        for key, value in self._lists(now).items():
+            write(key, value)
+
+    def _lists(self, now: View) -> dict[bytes, bytes]:
+        """The keys and values that lists get in the state that the commit lands on."""
+        found: dict[bytes, bytes] = {}
         roots = list(self._appended)
-        for root, held in zip(roots, now.get_many(roots), strict=True):
+        for root, held in zip(roots, now.get_many(roots) if roots else (), strict=True):
             first = int(held) if held is not None else 0
             values = self._appended[root]
-            for n, value in enumerate(values, first):
-                write(root + b"/%08x" % n, value)
-            write(root, b"%d" % (first + len(values)))
-            self._landed += [root, *(root + b"/%08x" % n for n in range(first, first + len(values)))]
+            found.update((root + b"/%08x" % n, value) for n, value in enumerate(values, first))
+            found[root] = b"%d" % (first + len(values))
+        self._landed += found
+        return found
 
     def _holds(self, now: View) -> bool:
         """Tell whether all that was read is the same in a newer state."""
+        base = self._base
+        if now._overlay is base._overlay:
+            changed = now._overlay.changed(base._count, now._count)
+            return changed.isdisjoint(self._read) and not any(
+                low <= key and (not high or key < high) for low, high in self._listed for key in changed
+            )
         keys = list(self._read)
-        for key, result in zip(keys, now.results(keys, values=False), strict=True):
-            if result.stamp.generation != self._read[key]:
+        doubtful = []
+        for key, (_, generation) in zip(keys, now.found(keys, values=False), strict=True):
+            if generation is None or self._read[key] is None:
+                doubtful.append(key)
+            elif generation != self._read[key]:
                 return False
-        where = now._where
-        for low, high in self._listed:
-            old, new = (Cursor(where, view.manifest.root, low, high) for view in (self._base, now))
-            if any(isinstance(found, Item) for _, found in compare(old, new)):
-                return False
-        return True
+        if doubtful and base.get_many(doubtful) != now.get_many(doubtful):
+            return False
+        return not any(True for low, high in self._listed for _ in diff(base, now, low, high))
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _shared(self) -> tuple[Writer, tensorstore.Transaction]:
         if self._arrays is None:
+            if self._base._count:
+                raise NeedsNodes  # arrays see nodes alone
             self._arrays = Writer(self._base._where, self._base._manifest), tensorstore.Transaction(atomic=True)
             self._delete_holes(self._arrays[0].kvstore.with_transaction(self._arrays[1]))
         return self._arrays
@@ -237,9 +296,8 @@ class Transaction:
         held = self._held
         missing = [key for key in keys if key not in held] if held else keys
         found: dict[bytes, bytes | None] = {}
-        for key, result in zip(missing, self._base.results(missing) if missing else (), strict=True):
-            self._read[key] = result.stamp.generation
-            value = None if result.state == "missing" else result.value
+        for key, (value, generation) in zip(missing, self._base.found(missing) if missing else (), strict=True):
+            self._read[key] = generation
             size = len(key) + 200 + (0 if value is None else len(value))
             if size <= _SMALL and self._held_bytes + size <= _HELD:
                 held[key] = value

@@ -5,18 +5,21 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+import tensorstore as ts
+
 from . import manifest as manifests
 from .backend import Backend
-from .commit import Writer, exchange, read_manifest, turn
+from .commit import REFS, Writer, exchange, read_manifest, turn
 from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, translate
+from .journal import Journal, Overlay, Record
 from .memo import Memo
 from .nodes import Cuts
-from .transaction import Transaction
+from .transaction import NeedsNodes, Transaction
 from .view import Rover, View
 
 if TYPE_CHECKING:
@@ -45,10 +48,22 @@ class TreeState:
         self._view: View | None = None
         self._checked = float("-inf")
         self._commits = 0
+        self._overlay: Overlay | None = None
+        self._journal = None if where.folder is None else Journal(where.folder / REFS / name, where.url, name)
 
     def turn(self) -> AbstractContextManager[None]:
         """Be the one committer to the tree."""
         return turn(self.where, self.name, self._mutex)
+
+    @property
+    def journaled(self) -> bool:
+        """Whether small commits are records of a journal."""
+        return self._journal is not None
+
+    @staticmethod
+    def same(one: View, other: View) -> bool:
+        """Whether two views of the tree are of one state."""
+        return one._count == other._count and one._overlay is other._overlay
 
     def writer(self) -> Writer:
         """Return what all transactions of this process without arrays are written by."""
@@ -57,54 +72,122 @@ class TreeState:
                 self._writer = Writer(self.where, self._view._manifest if self._view else b"")
             return self._writer
 
-    def adopt(self, manifest: bytes, before: bytes | None = None, changes: list[bytes] | None = None) -> None:
-        """Note that this process has changed the tree, to this manifest; from the one before, in these keys alone."""
+    def adopt(self, manifest: bytes, before: View | None = None, changes: Iterable[bytes] | None = None) -> None:
+        """Note that this process has changed the tree, to this manifest; from a state, in these keys alone."""
+        overlay = self._load(manifest)
         with self._lock:
             self._commits += 1
             self._checked = time.monotonic()
-            known = self._view is not None and self._view._manifest == before
-            self._move(manifest, changes if known else None)
+            known = before is not None and self._is(before)
+            self._move(overlay, changes if known else None)
 
-    def committed(self) -> None:
-        """Note that this process has changed the tree."""
-        with self._lock:
-            self._commits += 1
-            self._checked = float("-inf")
-
-    def view(self, max_age: float) -> View:
-        """Return a state not older than `max_age` seconds."""
+    def since(self, moment: float) -> View:
+        """Return a state that was the newest at a moment of the monotonic clock, or later."""
         view = self._view
-        if view is not None and time.monotonic() - self._checked <= max_age:
-            return view
+        return view if view is not None and self._checked >= moment else self.newest()
+
+    def newest(self) -> View:
+        """Look at the tree, and return its newest state."""
         while True:
             with self._lock:
                 commits = self._commits
+                overlay, view = self._overlay, self._view
+                count, end = (0, 0) if overlay is None else (overlay.count, overlay.end)
             now = time.monotonic()
-            try:
-                data = read_manifest(self.where, self.name)
-            except BadStore as error:
-                raise BadStore(f"tree {self.name!r}: {error}") from error
-            if data is None:
-                raise TreeNotFound(f"{self.where.url} has no tree {self.name!r}")
-            with self._lock:
-                if commits != self._commits:
+            # The journal first: if the manifest is the same after, it was the same then, and nobody used the space of
+            # records that were on top of it for others. Mostly the journal says itself that it is.
+            found: tuple[list[tuple[Record, int]], bool] | None = None if overlay is None else ([], False)
+            if self._journal is not None and overlay is not None:
+                found = self._journal.next(overlay, count, end)
+            data = overlay.manifest if overlay is not None and found is not None and found[1] else self._manifest()
+            if overlay is not None and found is not None and data == overlay.manifest:
+                records = found[0]
+                with self._lock:
+                    if commits != self._commits or self._overlay is not overlay or overlay.count != count:
+                        continue  # another thread was faster
+                    self._checked = max(self._checked, now)
+                    if view is not None and not records:
+                        return view
+                    for record, after in records:
+                        self._take(overlay, record, after)
+                    view = self._view
+            else:
+                same = overlay is not None and overlay.manifest == data
+                fresh = self._load(overlay.manifest if overlay is not None and same else data)
+                if self._manifest() != data:
                     continue
-                if self._view is None or self._view._manifest != data:
-                    self._move(data)
-                self._checked = max(self._checked, now)
-                view = self._view
+                # a journal where there was none
+                known = fresh.changed(0, fresh.count) if overlay is not None and same and not overlay.journal else None
+                with self._lock:
+                    if commits != self._commits or self._overlay is not overlay:
+                        continue
+                    self._move(fresh, known)
+                    self._checked = max(self._checked, now)
+                    view = self._view
             if view is not None:
                 return view
 
-    def state(self, manifest: bytes) -> View:
-        """Return a view of a manifest that has just been read."""
+    def record(self, now: View, record: Record) -> bool:
+        """Commit a record on top of the newest state, if the journal has room. The caller has the turn."""
+        overlay = now._overlay
+        if self._journal is None or overlay.full:
+            return False
+        if not overlay.journal:
+            self._journal.make()
+            now = self.newest()
+            overlay = now._overlay
+        end = self._journal.append(overlay, record)
         with self._lock:
-            if self._view is None or self._view._manifest != manifest:
-                self._move(manifest)
-            view = self._view
-        return view or View(self.where, self.name, manifest)
+            self._commits += 1
+            self._checked = time.monotonic()
+            if self._overlay is overlay and overlay.count == now._count:
+                self._take(overlay, record, end)
+        return True
 
-    def _move(self, data: bytes, changes: list[bytes] | None = None) -> None:
+    def fold(self, now: View) -> View:
+        """Put what the journal says into nodes, and return that state. The caller has the turn."""
+        if not now._count or self._journal is None:
+            return now
+        transaction = ts.Transaction(atomic=True)
+        writer = self.writer()
+        write = writer.kvstore.with_transaction(transaction).write
+        for key, value in now._overlay.items(now._count).items():
+            write(key, value)
+        new = writer.land(transaction, now._manifest)
+        self._journal.keep_token(now._overlay, new)
+        if not exchange(self.where, self.name, now._manifest, new):
+            raise StoreError(f"{self.where.url}: tree {self.name!r} was changed by somebody who doesn't hold its lock")
+        self.adopt(new, now, [])
+        return self.newest() if self._view is None else self._view
+
+    def _manifest(self) -> bytes:
+        try:
+            data = read_manifest(self.where, self.name)
+        except BadStore as error:
+            raise BadStore(f"tree {self.name!r}: {error}") from error
+        if data is None:
+            raise TreeNotFound(f"{self.where.url} has no tree {self.name!r}")
+        return data
+
+    def _load(self, manifest: bytes) -> Overlay:
+        return Overlay(manifest) if self._journal is None else self._journal.load(manifest)
+
+    def _is(self, view: View) -> bool:
+        return self._view is not None and self.same(self._view, view)
+
+    def _take(self, overlay: Overlay, record: Record, end: int) -> None:
+        """One more record."""
+        overlay.add(record, end)
+        self._memo.advance(record)
+        before = self._view
+        self._view = View(
+            self.where, self.name, overlay.manifest, self._rover, self._cuts, self._memo, overlay, overlay.count
+        )
+        if before is not None and before._overlay is overlay:
+            self._view._sealed = before._sealed
+
+    def _move(self, overlay: Overlay, changes: Iterable[bytes] | None = None) -> None:
+        data = overlay.manifest
         manifests.check(data, f"{self.where.url}: tree {self.name!r}")
         try:
             if self._rover is None:
@@ -114,7 +197,8 @@ class TreeState:
         except ValueError as error:
             raise translate(error, f"opening tree {self.name!r}", self.where.url) from error
         self._memo.advance(changes)
-        self._view = View(self.where, self.name, data, self._rover, self._cuts, self._memo)
+        self._overlay = overlay
+        self._view = View(self.where, self.name, data, self._rover, self._cuts, self._memo, overlay, overlay.count)
 
 
 class Tree:
@@ -168,7 +252,7 @@ class Tree:
         """
         state = self._state
         state.where.check()
-        return state.view(self._store._age(max_age))
+        return state.since(self._store._moment(max_age))
 
     def update(self, fn: Callable[[Transaction], T], *, force: bool = False) -> T:
         """Run `fn` on a transaction and commit what it wrote, all or nothing; return what it returned.
@@ -200,11 +284,15 @@ class Tree:
         self._store._writable()
         deadline = time.monotonic() + PATIENCE
         for attempt in count(1):
-            base = state.view(0)
+            base = state.newest()
             if base.sealed and not force:
                 raise Sealed(f"{state.where.url}: tree {self.name!r} is sealed; branch it and write to the branch")
             transaction = Transaction(base)
-            result = fn(transaction)
+            try:
+                result = fn(transaction)
+            except NeedsNodes:
+                self.fold()
+                continue
             if not transaction._dirty or self._commit(transaction, base, deadline, force):
                 for callback in transaction._callbacks:
                     callback()
@@ -212,29 +300,62 @@ class Tree:
             _pause(attempt, deadline, state)
         raise StoreError("an endless count has ended")
 
+    def fold(self) -> View:
+        """Put what the journal holds of small commits into the tree's nodes; return that state, which is the same.
+
+        Nobody needs to: commits do it when there is much, and branches and seals before they begin.
+
+        Raises
+        ------
+        ReadOnly
+            The store was opened read-only, or its files refuse it.
+        StoreFull
+            No space.
+        """
+        state = self._state
+        self._store._writable()
+        view = state.newest()
+        if not view._count:
+            return view
+        try:
+            with state.turn():
+                return state.fold(state.newest())
+        except (ValueError, OSError) as error:
+            raise translate(error, f"committing to tree {self.name!r}", state.where.url) from error
+
     def _commit(self, transaction: Transaction, base: View, deadline: float, force: bool) -> bool:
         """Commit; False says that somebody else changed what was read."""
         state = self._state
         where = state.where
+        small = state.journaled and not force and transaction._small
+        prepared: tuple[Writer, ts.Transaction] | None = None
         try:
             for attempt in count(1):
-                writer, prepared = transaction._prepare(state.writer)
+                if not small:
+                    prepared = transaction._prepare(state.writer)
                 with state.turn():
                     begin = time.monotonic()
-                    manifest = read_manifest(where, self.name)
-                    if manifest is None:
-                        raise TreeNotFound(f"{where.url} has no tree {self.name!r}: it was dropped")
-                    now = base
-                    if manifest != base._manifest:
-                        now = state.state(manifest)
-                        if (now.sealed and not force) or not transaction._holds(now):
-                            prepared.abort()
-                            return False
-                    transaction._finish_lists((writer, prepared), now)
-                    new = writer.land(prepared, manifest)
-                    self._store.keep_states(transaction, manifest, new)
-                    if exchange(where, self.name, manifest, new, slow=time.monotonic() - begin > _SLOW):
-                        state.adopt(new, manifest, transaction._changes)
+                    now = state.newest()
+                    if not state.same(now, base) and ((now.sealed and not force) or not transaction._holds(now)):
+                        if prepared is not None:
+                            prepared[1].abort()
+                        return False
+                    if small:
+                        record = transaction._record(now)
+                        if record is not None and state.record(now, record):
+                            return True
+                        prepared = transaction._prepare(state.writer)
+                    if prepared is None:
+                        raise StoreError("a commit was not prepared")
+                    if now._count and (transaction._arrays is not None or transaction._kept != (None, None)):
+                        now = state.fold(now)
+                    elif now._count:
+                        transaction._carry(prepared, now)
+                    transaction._finish_lists(prepared, now)
+                    new = prepared[0].land(prepared[1], now._manifest)
+                    self._store.keep_states(transaction, now._manifest, new)
+                    if exchange(where, self.name, now._manifest, new, slow=time.monotonic() - begin > _SLOW):
+                        state.adopt(new, now, transaction._changes)
                         return True
                 # another process was faster, as happens in buckets; what was read may be as it was all the same
                 if transaction._arrays is not None:
@@ -243,6 +364,18 @@ class Tree:
         except (ValueError, OSError) as error:
             raise translate(error, f"committing to tree {self.name!r}", where.url) from error
         return False
+
+
+def fold_apart(view: View) -> View:
+    """Put what the journal says in a superseded state into nodes that no tree names: gc leaves them for its grace."""
+    try:
+        writer = Writer(view._where, view._manifest)
+        transaction = ts.Transaction(atomic=True)
+        for key, value in view._overlay.items(view._count).items():
+            writer.kvstore.with_transaction(transaction).write(key, value)
+        return View(view._where, view.name, writer.land(transaction, view._manifest))
+    except (ValueError, OSError) as error:
+        raise translate(error, f"reading tree {view.name!r}", view._where.url) from error
 
 
 def _pause(attempt: int, deadline: float, state: TreeState) -> None:

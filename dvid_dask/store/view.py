@@ -1,11 +1,14 @@
-"""A view: one state of one tree, read-only, forever the same."""
+"""A view: one state of one tree, read-only, forever the same.
+
+A state is a manifest, which names the root of nodes, and the first so many records of the journal on top of it.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from hashlib import blake2b
+from heapq import merge
 from typing import Any, TypeAlias, TypeVar
 
 import tensorstore as ts
@@ -13,7 +16,8 @@ import tensorstore as ts
 from . import manifest as manifests
 from .backend import Backend, backend
 from .errors import translate
-from .keys import SEALED, bounds
+from .journal import Overlay, Record
+from .keys import SEALED, bounds, prefix_end
 from .measure import Amount, measure
 from .memo import Memo
 from .nodes import Cuts
@@ -25,6 +29,8 @@ Decode: TypeAlias = "Callable[[bytes, bytes | None], tuple[T, int]]"
 _BATCH = 4096
 #: A staleness bound that any cached node satisfies: the manifest of a pinned state never changes.
 _CACHED = 0
+#: Where nodes and values lie that are made for reading alone: no file of the pool begins so.
+_FOLDED = "folded/"
 
 
 def open_pinned(
@@ -45,6 +51,24 @@ def open_pinned(
     if prefix is not None:
         spec |= {f"{kind}_data_prefix": prefix for kind in ("value", "btree_node", "version_tree_node")}
     return ts.KvStore.open(spec, context=context).result(), memory
+
+
+def open_folded(where: Backend, manifest: bytes, record: Record) -> ts.KvStore:
+    """Open the state that a manifest and what has been changed since make, read-only. Nothing is written but memory."""
+    context = ts.Context({"memory_key_value_store#pin": {}}, parent=where.context)
+    memory_spec = {"driver": "memory", "memory_key_value_store": "memory_key_value_store#pin"}
+    memory = ts.KvStore.open(memory_spec, context=context).result()
+    memory.write(manifests.NAME, manifest).result()
+    layers = [{"base": where.spec}, {"base": memory_spec, "prefix": _FOLDED}]
+    spec: dict[str, Any] = {"driver": "ocdbt", "base": {"driver": "kvstack", "layers": layers}, "manifest": memory_spec}
+    spec |= {f"{kind}_data_prefix": _FOLDED for kind in ("value", "btree_node", "version_tree_node")}
+    writer = ts.KvStore.open(spec, context=context).result()
+    transaction = ts.Transaction(atomic=True)
+    for key, value in record.items():
+        writer.with_transaction(transaction).write(key, value)
+    transaction.commit_async().result()
+    generation = manifests.decode(memory.read(manifests.NAME).result().value).generation
+    return ts.KvStore.open({**spec, "version": generation}, context=context).result()
 
 
 class Rover:
@@ -89,6 +113,8 @@ class View:
         rover: Rover | None = None,
         cuts: Cuts | None = None,
         memo: Memo | None = None,
+        overlay: Overlay | None = None,
+        count: int = 0,
     ) -> None:
         self._where = where
         self._tree = tree
@@ -97,15 +123,19 @@ class View:
         self._cuts = cuts or Cuts()
         self._memo = Memo() if memo is None else memo
         self._epoch = self._memo.epoch
+        self._overlay = Overlay(manifest) if overlay is None else overlay
+        self._count = count
         self._lock = threading.Lock()
         self._own: ts.KvStore | None = None
+        self._whole: ts.KvStore | None = None
         self._sealed: tuple[bool, bytes] | None = None
 
-    def __reduce__(self) -> tuple[Callable[..., View], tuple[str, str, bytes]]:
+    def __reduce__(self) -> tuple[Callable[..., View], tuple[str, str, bytes, Record, bytes]]:
+        state = self._where.url, self._tree, self._manifest, self._overlay.items(self._count), self._token
         if self._where.scheme == "memory":
             # the data is in this process; a pickle that never leaves it still finds it
-            return _restore_in_process, (self._where.url, self._tree, self._manifest)
-        return _restore, (self._where.url, self._tree, self._manifest)
+            return _restore_in_process, state
+        return _restore, state
 
     def __repr__(self) -> str:
         return f"<View of tree {self._tree!r} at {self.token[:8]} in {self._where.url}>"
@@ -118,7 +148,11 @@ class View:
     @property
     def token(self) -> str:
         """Name of this state; views of equal token hold the same."""
-        return blake2b(self._manifest, digest_size=16).hexdigest()
+        return self._token.hex()
+
+    @property
+    def _token(self) -> bytes:
+        return self._overlay.token(self._count)
 
     @property
     def sealed(self) -> bool:
@@ -128,21 +162,42 @@ class View:
     @property
     def kvstore(self) -> ts.KvStore:
         """The state as a read-only tensorstore key-value store, for ``tensorstore.open(spec, kvstore=...)``."""
-        return self._pinned()
+        return self._folded() if self._count else self._pinned()
+
+    def kvstore_of(self, prefix: bytes) -> ts.KvStore:
+        """As `kvstore`, for reads of keys that begin with `prefix`: faster where no small commit has touched those."""
+        own = self._own_keys(*bounds(prefix, prefix_end(prefix)))
+        return self._folded() if own else self._pinned()
 
     @property
     def manifest(self) -> manifests.Manifest:
-        """The decoded manifest."""
+        """The decoded manifest of the nodes, without what the journal says."""
         return manifests.decode(self._manifest)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
+        held = self._overlay.get(key, self._count) if self._count else None
+        if held is not None:
+            return held[1]
         result = self._read(lambda kvstore: kvstore.read(key, staleness_bound=_CACHED).result(), "reading a key")
         return None if result.state == "missing" else result.value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of many keys, in their order, None for the missing; much faster than one by one."""
-        return [None if r.state == "missing" else r.value for r in self._results(keys)]
+        return [value for value, _ in self.found(keys)]
+
+    def found(self, keys: Sequence[bytes], *, values: bool = True) -> list[tuple[bytes | None, bytes | None]]:
+        """Return the values of many keys and, of those that lie in nodes, tensorstore's generations.
+
+        Without values, there are those of the journal's records alone.
+        """
+        part = None if values else slice(0, 0)
+        if not self._count:
+            return [_entry(result, values) for result in self._results(keys, part)]
+        held = [self._overlay.get(key, self._count) for key in keys]
+        rest = [key for key, own in zip(keys, held, strict=True) if own is None]
+        results = iter(self._results(rest, part) if rest else ())
+        return [_entry(next(results), values) if own is None else (own[1], None) for own in held]
 
     def decoded(self, kind: str, keys: Sequence[bytes], decode: Decode[T]) -> list[T]:
         """Return what `decode` makes of the values of many keys; it is kept as long as the values stay the same.
@@ -179,37 +234,35 @@ class View:
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Iterate over the keys from `start` to before `stop` in order, in bounded memory."""
         low, high = bounds(start, stop)
-        for first, last in self._ranges(low, high):
-            yield from self._list(first, last)
+        own = self._own_keys(low, high)
+        below = self._keys_below(low, high)
+        if not own:
+            return below
+        hidden = set(own)
+        there = [key for key in own if self._own_value(key) is not None]
+        return merge((key for key in below if key not in hidden), there)
 
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the keys from `start` to before `stop` and their values in order, in bounded memory."""
-        for key, result in self.scan_results(start, stop):
-            yield key, result.value
-
-    def scan_results(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, Any]]:
-        """Scan, with tensorstore's results, which know the generation of each value."""
         low, high = bounds(start, stop)
-        size = 64  # values may be large: grow from few, so that a reader who stops early has not paid for many
-        for first, last in self._ranges(low, high):
-            found = self._list(first, last)
-            at = 0
-            while at < len(found):
-                part = found[at : at + size]
-                results = self._results(part)
-                yield from zip(part, results, strict=True)
-                at += size
-                nbytes = sum(len(result.value) for result in results)
-                size = max(16, min(_BATCH, (16 << 20) * len(part) // (nbytes + 1), size * 4))
+        own = self._own_keys(low, high)
+        below = self._scan_below(low, high)
+        if not own:
+            return below
+        hidden = set(own)
+        there = [(key, value) for key in own if (value := self._own_value(key)) is not None]
+        return merge((item for item in below if item[0] not in hidden), there)
 
     def measure(self, start: bytes = b"", stop: bytes | None = None) -> Amount:
         """Tell how many keys lie from `start` to before `stop`, and how many bytes they take, in a few reads."""
         low, high = bounds(start, stop)
-        return measure(self._where, self.manifest.root, low, high, self._cuts.interiors)
-
-    def results(self, keys: Iterable[bytes], *, values: bool = True) -> list[Any]:
-        """Read many keys as tensorstore's results; without values, their generations alone."""
-        return self._results(list(keys), slice(None) if values else slice(0, 0))
+        keys, size = measure(self._where, self.manifest.root, low, high, self._cuts.interiors)
+        own = self._own_keys(low, high)
+        for key, result in zip(own, self._results(own, slice(0, 0)) if own else (), strict=True):
+            value = self._own_value(key)
+            keys += (value is not None) - (result.state != "missing")
+            size += len(value or b"")
+        return Amount(keys, size)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -220,6 +273,31 @@ class View:
             some = keys[at : at + _BATCH]
             found += self._read(partial(_read_all, keys=some, part=part, batched=remote), "reading keys")
         return found
+
+    def _own_keys(self, low: bytes, high: bytes) -> list[bytes]:
+        """Keys of the journal's records in a range, in order."""
+        return self._overlay.keys(low, high, self._count) if self._count else []
+
+    def _own_value(self, key: bytes) -> bytes | None:
+        held = self._overlay.get(key, self._count)
+        return None if held is None else held[1]
+
+    def _keys_below(self, low: bytes, high: bytes) -> Iterator[bytes]:
+        for first, last in self._ranges(low, high):
+            yield from self._list(first, last)
+
+    def _scan_below(self, low: bytes, high: bytes) -> Iterator[tuple[bytes, bytes]]:
+        size = 64  # values may be large: grow from few, so that a reader who stops early has not paid for many
+        for first, last in self._ranges(low, high):
+            found = self._list(first, last)
+            at = 0
+            while at < len(found):
+                part = found[at : at + size]
+                values = [result.value for result in self._results(part)]
+                yield from zip(part, values, strict=True)
+                at += size
+                nbytes = sum(map(len, values))
+                size = max(16, min(_BATCH, (16 << 20) * len(part) // (nbytes + 1), size * 4))
 
     def _list(self, first: bytes, last: bytes) -> list[bytes]:
         span = ts.KvStore.KeyRange(first, last)
@@ -256,9 +334,21 @@ class View:
                 own = self._own
         return own
 
+    def _folded(self) -> ts.KvStore:
+        """As `_pinned`, with what the journal's records say put into nodes, which lie in memory."""
+        with self._lock:
+            if self._whole is None:
+                self._where.check()
+                try:
+                    self._whole = open_folded(self._where, self._manifest, self._overlay.items(self._count))
+                except (ValueError, OSError) as error:
+                    raise translate(error, f"reading tree {self._tree!r}", self._where.url) from error
+            return self._whole
+
     def _seal(self) -> tuple[bool, bytes]:
         if self._sealed is None:
             result = self._read(lambda kvstore: kvstore.read(SEALED, staleness_bound=_CACHED).result(), "reading")
+            # its value is never in the journal: what is forced onto a sealed tree is written to nodes
             sealed = result.state == "value" and result.value == self._tree.encode()
             self._sealed = sealed, result.stamp.generation
         return self._sealed
@@ -274,12 +364,21 @@ def _read_all(kvstore: ts.KvStore, keys: Sequence[bytes], part: slice | None, ba
     return [future.result() for future in futures]
 
 
-def _restore(url: str, tree: str, manifest: bytes) -> View:
-    return View(backend(url), tree, manifest)
+def _entry(result: Any, values: bool) -> tuple[bytes | None, bytes | None]:
+    return (None if not values or result.state == "missing" else result.value), result.stamp.generation
 
 
-def _restore_in_process(url: str, tree: str, manifest: bytes) -> View:
+def _restore(url: str, tree: str, manifest: bytes, record: Record, token: bytes) -> View:
+    overlay = Overlay(manifest, token=token)
+    if not record:
+        return View(backend(url), tree, manifest, overlay=overlay)
+    overlay.add(record, 0)
+    overlay.whole = token
+    return View(backend(url), tree, manifest, overlay=overlay, count=1)
+
+
+def _restore_in_process(url: str, tree: str, manifest: bytes, record: Record, token: bytes) -> View:
     from .store import Store
 
     Store.open(url)  # says so if this is another process, where there is nothing
-    return View(backend(url), tree, manifest)
+    return _restore(url, tree, manifest, record, token)

@@ -90,6 +90,11 @@ class _Reads:
         return self._reader.kvstore / self.prefix.decode("ascii")
 
 
+    def kvstore_of(self, folder: bytes) -> Any:
+        """As `kvstore`, for reads of keys that begin with `folder`: faster where no small commit has touched those."""
+        return self._reader.kvstore_of(self.prefix + folder) / self.prefix.decode("ascii")
+
+
 class Space(_Reads):
     """One pinned state of an instance at a version.
 
@@ -167,6 +172,10 @@ class TxSpace(_Reads):
         if high is None:
             raise ValueError(f"no key follows the prefix {prefix!r}: an instance's keys begin with a class letter")
         self._reader.delete_range(low, high)
+
+    def to_nodes(self) -> None:
+        """Say that what is written is read through `kvstore`; see `Transaction.to_nodes`."""
+        self._reader.to_nodes()
 
     @property
     def ts(self) -> Any:

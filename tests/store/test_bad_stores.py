@@ -32,6 +32,8 @@ def filled(local) -> Store:
     tree.update(lambda tx: tx.put_many((b"k%04d" % i, b"v%d" % i * 20) for i in range(3_000)))
     tree.update(lambda tx: tx.put(b"large", b"x" * 50_000))
     local.branch("a", "b").update(lambda tx: tx.put(b"only b", b"y" * 5_000))
+    for name in ("a", "b"):
+        local.tree(name).fold()
     return local
 
 

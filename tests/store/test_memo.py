@@ -68,6 +68,8 @@ def test_what_this_process_changed_is_known(tree, local):
     assert b"a" in tree.view().changed_since(second)
     assert {c.key for c in local.diff(first, tree.view())} <= set(tree.view().changed_since(first))
     tree.update(lambda tx: tx.delete_range(b"a", b"b"))
+    assert b"a" in tree.view().changed_since(second)
+    tree.update(lambda tx: (tx.delete_range(b"a", b"b"), tx.to_nodes()))
     assert tree.view().changed_since(second) is None
     other = local.branch("a", "b").view()
     assert other.changed_since(tree.view()) is None
@@ -78,6 +80,8 @@ def test_deleted_ranges_are_noticed(tree):
     decode.read(tree.view())
     tree.update(lambda tx: tx.delete_range(b"a", b"b"))
     assert decode.read(tree.view())[0] == [None, b"2", None]
+    tree.update(lambda tx: (tx.delete_range(b"b", b"c"), tx.to_nodes()))
+    assert decode.read(tree.view())[0] == [None, None, None]
 
 
 def test_arrays_are_noticed(tree):

@@ -27,6 +27,12 @@ def put(tree, **items: str) -> None:
     tree.update(lambda tx: tx.put_many((key.encode(), value.encode()) for key, value in items.items()))
 
 
+def put_nodes(tree, **items: str) -> None:
+    """Past the journal."""
+    put(tree, **items)
+    tree.fold()
+
+
 def content(view) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in view.scan()}
 
@@ -444,7 +450,7 @@ def test_a_view_of_another_store_can_not_be_branched(local, tmp_path):
 def test_seal(store):
     tree = store.create_tree("a")
     for i in range(20):
-        put(tree, a=str(i), **{f"k{i}": "x" * 500})
+        put_nodes(tree, a=str(i), **{f"k{i}": "x" * 500})
     before, view = content(tree.view()), tree.view()
     assert not tree.sealed
     report = store.seal("a")
@@ -515,9 +521,9 @@ def test_diff(store):
 def test_gc_keeps_what_is_reachable_and_only_that(store, data_files):
     tree = store.create_tree("a")
     for i in range(10):
-        put(tree, a="x" * 1_000 + str(i))
+        put_nodes(tree, a="x" * 1_000 + str(i))
     other = store.branch("a", "b")
-    put(other, b="y" * 1_000)
+    put_nodes(other, b="y" * 1_000)
     files = len(data_files(store))
     first = store.gc(grace=3600)
     assert (first.deleted, first.waiting) == (0, 9)
@@ -538,9 +544,9 @@ def test_gc_keeps_what_is_reachable_and_only_that(store, data_files):
 
 def test_gc_forgets_a_candidate_that_is_used_again(store, data_files):
     tree = store.create_tree("a")
-    put(tree, a="x" * 1_000)
+    put_nodes(tree, a="x" * 1_000)
     old = tree.view()
-    put(tree, a="y" * 1_000)
+    put_nodes(tree, a="y" * 1_000)
     assert store.gc(grace=0.01).waiting == 1
     store.branch(old, "b")
     time.sleep(0.02)
@@ -577,7 +583,7 @@ def test_other_handles_of_this_process_see_commits_at_once(store):
 
 def test_fsck_finds_what_is_missing(store, data_files):
     tree = store.create_tree("a")
-    put(tree, a="x" * 5_000)
+    put_nodes(tree, a="x" * 5_000)
     assert store.fsck(deep=True).clean
     store._where.delete("data/" + data_files(store)[0])
     report = Store.open(store.url).fsck()

@@ -126,7 +126,8 @@ class Layout(msgspec.Struct, frozen=True):
         return [scale for scale, value in enumerate(found) if value is not None]
 
     def create(self, space: TxSpace, scale: int) -> None:
-        """Make the scale exist; nothing happens where it does."""
+        """Make the scale exist, if it doesn't. For writers of its blocks, which are read through tensorstore."""
+        space.to_nodes()
         key = self.metadata_key(scale)
         if space.get(key) is None:
             space.put(key, self.new_metadata())
@@ -160,7 +161,9 @@ class Layout(msgspec.Struct, frozen=True):
             touched, as slices do. At most `CACHE_BYTES` in all of the process.
         """
         metadata = self.metadata(space, scale)
-        return None if metadata is None else self._open(space.kvstore, scale, metadata, cached)
+        if metadata is None:
+            return None
+        return self._open(space.kvstore_of(self.block_prefix(scale)), scale, metadata, cached)
 
     def _open(self, kvstore: Any, scale: int, metadata: bytes, cached: bool = False) -> Any:
         spec, steps = _spec(self._plain(), metadata, cached)

@@ -1,0 +1,398 @@
+"""A tree's journal: small commits that haven't been put into its nodes yet.
+
+Rewriting the nodes of a path for each small commit costs several milliseconds: a new file, four fsyncs, and cold nodes
+for the next reader. So in a local store a small commit is a record of its keys and values at the end of the journal, a
+file of zeros made ahead, and one fdatasync that changes no metadata. Readers look at what the records say, then into
+the tree. When there are many, the next commit writes all of it into nodes.
+
+``refs/<tree>/journal``, in pages of 4,096 bytes, so that no write touches what was acknowledged before:
+
+========  ======================================================================================================
+page 0    magic, the journal's own random id, digest of the manifest that is the tree's; two slots, each: digest of a
+          state, its token, CRC-32C
+page 1    first record: magic, length, number, digest of the state it builds on, CRC-32C; MessagePack
+...       further records, each at the beginning of a page
+========  ======================================================================================================
+
+A record counts if its checksum is right, its number is that of the records before, and its digest is that of the
+tree's manifest and the journal's id. So records cease to count by themselves when the manifest is exchanged, and the
+space is used again. A record cut short by a crash was not acknowledged; the next one takes its place.
+
+The digest in page 0 spares readers a look at the manifest. Who exchanges that erases it before and sets it after, so it
+may be missing and is never wrong. The slots keep a state's token when its records are put into the tree: it is still
+the same state.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import google_crc32c
+import msgspec
+
+from .errors import BadStore, translate
+
+__all__ = ["Journal", "Overlay", "Record"]
+
+#: What a commit changes: values of keys, None for those that it deletes.
+Record: TypeAlias = "dict[bytes, bytes | None]"
+
+NAME = "journal"
+#: Records, keys and bytes in a journal; the commit that finds more puts all of it into the tree.
+RECORDS, KEYS, BYTES = 256, 4096, 1 << 20
+#: Keys and bytes of a commit that is a record.
+RECORD_KEYS, RECORD_BYTES = 512, 1 << 16
+
+_PAGE = 4096
+_MAGIC, _RECORD_MAGIC = b"dvid-dask journal 1\n", b"DjR1"
+_HEAD = struct.Struct("<20s16s4x16s")
+_BASE = 40
+_SLOT = struct.Struct("<16s16sI")
+_SLOTS = (64, 128)
+_RECORD = struct.Struct("<4sIQ16sI")
+#: Zeros are written ahead so that records change no metadata: so many bytes at first, at most so many at a time.
+_FIRST, _MOST = 1 << 16, 1 << 20
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]]).decode
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class Overlay:
+    """The records on top of one manifest, shared by all views of it: a view sees the first so many of them.
+
+    Grows only, and at one place at a time; readers need no lock.
+    """
+
+    def __init__(self, manifest: bytes, journal: bytes = b"", token: bytes | None = None) -> None:
+        self.manifest = manifest
+        #: id of the journal; empty if there is none
+        self.journal = journal
+        self.digest = _digest(manifest, journal)
+        self._token = blake2b(manifest, digest_size=16).digest() if token is None else token
+        self.records: list[tuple[bytes, ...]] = []  # the keys of each
+        #: token of the state of all records, where it came from elsewhere
+        self.whole = b""
+        self.end = _PAGE  # where the next record goes
+        self.nbytes = 0
+        self._values: dict[bytes, list[tuple[int, bytes | None]]] = {}
+        self._sorted: list[bytes] = []
+        self._unsorted: list[bytes] = []
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Number of records."""
+        return len(self.records)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to put the records into the tree."""
+        return len(self.records) >= RECORDS or len(self._values) >= KEYS or self.nbytes >= BYTES
+
+    def token(self, count: int) -> bytes:
+        """Names the state of so many records, 16 bytes."""
+        if not count:
+            return self._token
+        return self.whole or blake2b(self._token + b"%d" % count, digest_size=16).digest()
+
+    def add(self, record: Record, end: int) -> None:
+        """Add the next record; it ends at this place in the journal."""
+        serial = len(self.records)
+        values = self._values
+        for key, value in record.items():
+            held = values.get(key)
+            if held is None:
+                self._unsorted.append(key)
+                values[key] = [(serial, value)]
+            else:
+                held.append((serial, value))
+            self.nbytes += len(key) + (0 if value is None else len(value))
+        self.end = end
+        self.records.append(tuple(record))  # last: a view of it is made after
+
+    def get(self, key: bytes, count: int) -> tuple[int, bytes | None] | None:
+        """What the first so many records say of a key: number of the record, value. None: nothing."""
+        held = self._values.get(key)
+        if held is None:
+            return None
+        if held[-1][0] < count:
+            return held[-1]
+        for entry in reversed(held):
+            if entry[0] < count:
+                return entry
+        return None
+
+    def keys(self, low: bytes, high: bytes, count: int) -> list[bytes]:
+        """The keys from `low` to before `high` (``b""`` = no end) of the first so many records, in order."""
+        if not count:
+            return []
+        if self._unsorted:
+            self._sort()
+        found = self._sorted
+        begin = bisect.bisect_left(found, low)
+        end = bisect.bisect_left(found, high) if high else len(found)
+        values = self._values
+        return [key for key in found[begin:end] if values[key][0][0] < count]
+
+    def _sort(self) -> None:
+        with self._lock:
+            new = list(self._unsorted)
+            merged = self._sorted[:]  # others read the old one
+            if len(new) < 64:
+                for key in new:
+                    bisect.insort(merged, key)
+            else:
+                merged = sorted(merged + new)
+            self._sorted = merged
+            del self._unsorted[: len(new)]
+
+    def items(self, count: int) -> Record:
+        """What the first so many records say, all together."""
+        found: Record = {}
+        for key in list(self._values):
+            held = self.get(key, count)
+            if held is not None:
+                found[key] = held[1]
+        return found
+
+    def changed(self, begin: int, end: int) -> set[bytes]:
+        """The keys of the records from one number to before another."""
+        return {key for keys in islice(self.records, begin, end) for key in keys}
+
+
+class Journal:
+    """The file of a tree in a local store."""
+
+    def __init__(self, folder: Path, url: str, tree: str) -> None:
+        self._path = folder / NAME
+        self._url = url
+        self._tree = tree
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def next(self, overlay: Overlay, serial: int, at: int) -> tuple[list[tuple[Record, int]], bool] | None:
+        """The records of an overlay's manifest from a number and place on, each with where it ends.
+
+        And whether it is certain that the manifest is still the tree's. None: the journal is another one by now.
+        """
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return ([], False) if not overlay.journal else None
+        except OSError as error:
+            raise self._failed(error, "reading") from error
+        try:
+            found: list[tuple[Record, int]] = []
+            while (record := self._record(file, at, serial + len(found), overlay.digest)) is not None:
+                found.append(record)
+                at = record[1]
+            # Looked at after the records: what is on this manifest now was so then, and manifests don't come back.
+            identity, base = self._head(os.pread(file, _HEAD.size, 0))
+            return (found, base == overlay.digest) if identity == overlay.journal else None
+        except OSError as error:
+            raise self._failed(error, "reading") from error
+        finally:
+            os.close(file)
+
+    def load(self, manifest: bytes) -> Overlay:
+        """All records on top of a manifest."""
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                page = file.read(_PAGE)
+                identity, _ = self._head(page)
+                overlay = Overlay(manifest, identity, self._token(page, manifest, identity))
+                while True:
+                    record = self._record(file.fileno(), overlay.end, overlay.count, overlay.digest)
+                    if record is None:
+                        return overlay
+                    overlay.add(*record)
+        except FileNotFoundError:
+            return Overlay(manifest)
+        except OSError as error:
+            raise self._failed(error, "reading") from error
+
+    def check(self, manifest: bytes) -> None:
+        """Look for records behind one that doesn't count.
+
+        Raises
+        ------
+        BadStore
+            There are some: a record that was acknowledged has been damaged.
+        """
+        overlay = self.load(manifest)
+        if not overlay.journal:
+            return
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb", buffering=0) as file:
+            for at in range(overlay.end, os.fstat(file.fileno()).st_size, _PAGE):
+                head = os.pread(file.fileno(), _RECORD.size, at)
+                if len(head) < _RECORD.size:
+                    return
+                magic, _, serial, digest, _ = _RECORD.unpack(head)
+                if magic == _RECORD_MAGIC and digest == overlay.digest and serial > overlay.count:
+                    raise BadStore(
+                        f"{self._url}: the journal of tree {self._tree!r} is damaged at byte {overlay.end}, and "
+                        "commits follow; restore it from a backup"
+                    )
+
+    def _head(self, page: bytes) -> tuple[bytes, bytes]:
+        """The journal's id, and the digest of the manifest that is the tree's."""
+        magic, identity, base = _HEAD.unpack_from(page) if len(page) >= _HEAD.size else (b"", b"", b"")
+        if magic != _MAGIC:
+            raise BadStore(
+                f"{self._url}: the journal of tree {self._tree!r} is damaged, or of a newer release; restore it from "
+                "a backup"
+            )
+        return identity, base
+
+    def _token(self, page: bytes, manifest: bytes, identity: bytes) -> bytes | None:
+        wanted = _digest(manifest, identity)
+        for at in _SLOTS:
+            if len(page) >= at + _SLOT.size:
+                digest, token, checksum = _SLOT.unpack_from(page, at)
+                if digest == wanted and checksum == google_crc32c.value(digest + token):
+                    return bytes(token)
+        return None
+
+    def _record(self, file: int, at: int, serial: int, digest: bytes) -> tuple[Record, int] | None:
+        page = os.pread(file, _PAGE, at)
+        if len(page) < _RECORD.size:
+            return None
+        magic, length, number, on, checksum = _RECORD.unpack_from(page)
+        if magic != _RECORD_MAGIC or number != serial or on != digest:
+            return None
+        size = _RECORD.size + length
+        if size > len(page):
+            page += os.pread(file, size - len(page), at + len(page))
+        if len(page) < size or google_crc32c.value(page[: _RECORD.size - 4] + page[_RECORD.size : size]) != checksum:
+            return None
+        try:
+            return dict(_decode(page[_RECORD.size : size])), at + -(-size // _PAGE) * _PAGE
+        except msgspec.DecodeError as error:
+            raise BadStore(
+                f"{self._url}: a record of tree {self._tree!r} is whole and can't be read ({error}); install a newer "
+                "release"
+            ) from error
+
+    # ---- writing: whoever holds the tree's lock ----------------------------------------------------------------------
+
+    def append(self, overlay: Overlay, record: Record) -> int:
+        """Write the next record, durably; returns where it ends."""
+        payload = _encode(list(record.items()))
+        head = _RECORD.pack(_RECORD_MAGIC, len(payload), overlay.count, overlay.digest, 0)[:-4]
+        data = head + struct.pack("<I", google_crc32c.value(head + payload)) + payload
+        end = overlay.end + -(-len(data) // _PAGE) * _PAGE
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if self._head(os.pread(file, _HEAD.size, 0))[1] != overlay.digest:
+                    os.pwrite(file, overlay.digest, _BASE)
+                self._stretch(file, end)
+                try:
+                    _write(file, data, overlay.end)
+                    _sync(file)
+                except OSError:
+                    # nobody may take for done what its writer will be told has failed
+                    with contextlib.suppress(OSError):
+                        os.pwrite(file, bytes(_RECORD.size), overlay.end)
+                    raise
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._failed(error, "writing") from error
+        return end
+
+    def make(self) -> None:
+        """Make the file, if there is none."""
+        if self._path.exists():
+            return
+        new = self._path.with_name(NAME + ".new")
+        try:
+            file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                _write(file, _HEAD.pack(_MAGIC, os.urandom(16), b"").ljust(_FIRST, b"\0"), 0)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.replace(new, self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise self._failed(error, "writing") from error
+
+    @contextlib.contextmanager
+    def leaving(self, manifest: bytes) -> Iterator[None]:
+        """Another manifest takes the place of the tree's meanwhile."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
+        except OSError as error:
+            raise self._failed(error, "writing") from error
+        try:
+            identity, _ = self._head(os.pread(file, _HEAD.size, 0))
+            os.pwrite(file, bytes(16), _BASE)
+            yield
+            os.pwrite(file, _digest(manifest, identity), _BASE)
+        finally:
+            os.close(file)
+
+    def forget(self) -> None:
+        """Remove the file: a new tree takes the place of a dropped one."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failed(error, "removing") from error
+
+    def keep_token(self, overlay: Overlay, manifest: bytes) -> None:
+        """Note that a manifest, which isn't the tree's yet, will hold all of an overlay and nothing else."""
+        if not overlay.journal:
+            return
+        digest = _digest(manifest, overlay.journal)
+        token = overlay.token(overlay.count)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                page = os.pread(file, _PAGE, 0)
+                held = [_SLOT.unpack_from(page, at)[0] for at in _SLOTS]
+                slot = _SLOTS[0] if held[0] != overlay.digest else _SLOTS[1]
+                _write(file, _SLOT.pack(digest, token, google_crc32c.value(digest + token)), slot)
+                _sync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._failed(error, "writing") from error
+
+    def _stretch(self, file: int, size: int) -> None:
+        held = os.fstat(file).st_size
+        if held < size:
+            more = max(size - held, min(max(held, _FIRST), _MOST))
+            _write(file, bytes(more), held)
+
+    def _failed(self, error: OSError, doing: str) -> Exception:
+        return translate(error, f"{doing} the journal of tree {self._tree!r}", self._url)
+
+
+def _digest(manifest: bytes, journal: bytes) -> bytes:
+    return blake2b(manifest + journal, digest_size=16).digest()
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, at)
+        at += done
+        view = view[done:]
