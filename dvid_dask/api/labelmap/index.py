@@ -41,8 +41,8 @@ def get_index(call: Call) -> Response:
         parse_label(call.query["mutid"], "mutid")
         return not_found()  # indices before a mutation are kept by DVID's mutation cache, which is not here
     call.throttled()
-    header = of(call).header(body)
     if call.flag("metadata-only"):
+        header = of(call).header(body)
         return json(
             {
                 "num_voxels": header.voxels,
@@ -52,8 +52,11 @@ def get_index(call: Call) -> Response:
                 "last_mod_app": header.stamp.app,
             }
         )
-    call.needs_thread(header.paged)
-    return octets(label_index.encode_index(of(call).index(body)))
+    message = of(call).index_message(body)
+    if message is None:
+        call.needs_thread()
+        message = label_index.encode_index(of(call).index(body))
+    return octets(message)
 
 
 @face.post("index", args="/<body>")

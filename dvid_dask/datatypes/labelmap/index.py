@@ -29,6 +29,7 @@ from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import pack, pack_groups, unpack
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay_table
+from dvid_dask.formats import label_index
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -149,6 +150,21 @@ def _sums_by_supervoxel(rows: Rows) -> tuple[NDArray[np.uint64], NDArray[np.int6
     sums = np.zeros(len(svs), np.int64)
     np.add.at(sums, where, rows.count.astype(np.int64))
     return svs, sums
+
+
+def _as_index(body: int, header: Header, rows: Rows) -> label_index.LabelIndex:
+    stamp = header.stamp
+    return label_index.LabelIndex(
+        body,
+        rows.block_zyx,
+        rows.supervoxel,
+        rows.count,
+        rows.surface,
+        stamp.mutation,
+        stamp.time,
+        stamp.user,
+        stamp.app,
+    )
 
 
 def _header_in(_: bytes, value: bytes | None) -> tuple[Header | None, int]:
@@ -313,6 +329,25 @@ class Index:
         if record is None or not record[0].paged:
             return record
         return record[0], self.rows(body)
+
+    def message(self, body: int) -> bytes | None:
+        """The index of a small body as a ``LabelIndex`` message, kept once made; b"" if there is none. Large: None."""
+
+        def make(_: bytes, value: bytes | None) -> tuple[bytes | None, int]:
+            if value is None:
+                return b"", 0
+            header, end = Header.decode(value)
+            if header.paged:
+                return None, 0
+            made = label_index.encode_index(_as_index(body, header, _rows_of_page(value[end:])))
+            return made, len(made)
+
+        return self._space.decoded("message", [keys.body(body)], make)[0]
+
+    def described(self, body: int) -> label_index.LabelIndex | None:
+        """The whole index of a body; None if it has none."""
+        held = self.whole(body)
+        return None if held is None else _as_index(body, *held)
 
     def _record(self, body: int) -> tuple[Header, Rows] | None:
         """Header and, for a small body, its rows."""

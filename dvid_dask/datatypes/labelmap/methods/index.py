@@ -50,23 +50,20 @@ class IndexAccess(Bodies):
         """Label indices of many bodies, in their order; None for one that doesn't exist."""
         index = Index(self.view())
         for body in bodies:
-            held = index.whole(body)
-            if held is None:
-                yield None
-                continue
-            header, rows = held
-            stamp = header.stamp
-            yield LabelIndex(
-                body,
-                rows.block_zyx,
-                rows.supervoxel,
-                rows.count,
-                rows.surface,
-                stamp.mutation,
-                stamp.time,
-                stamp.user,
-                stamp.app,
-            )
+            yield index.described(body)
+
+    def index_message(self, body: int) -> bytes | None:
+        """The label index of a body as a ``LabelIndex`` message; None for a large body, whose rows lie in pages.
+
+        Raises
+        ------
+        NotFound
+            If there is no such body.
+        """
+        message = Index(self.view()).message(self.resolve(body)[0])
+        if message == b"":
+            raise NotFound(f"there is no body {body}")
+        return message
 
     def set_indices(self, indices: Iterable[LabelIndex], *, force: bool = False) -> None:
         """Replace label indices as they are given, unchecked against voxels and mapping; one without rows is deleted.
