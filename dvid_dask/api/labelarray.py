@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from dvid_dask.datatypes.labelmap import LabelArray
 from dvid_dask.errors import BadRequest, NotFound
-from dvid_dask.formats import coarse, rles
+from dvid_dask.formats import rles
 
 from .common import get_metadata, post_resolution, undoable
 from .face import Call, Face
@@ -236,8 +236,7 @@ def post_split(call: Call) -> Response:
 def post_split_coarse(call: Call) -> Response:
     """``split`` of all voxels of a label in blocks: the body's runs are in block coordinates."""
     label, new = label_arg(call), split_label(call)
-    chosen = coarse.decode_coarse(call.body.all(editing.MAX_RUN_BYTES))
-    return json({"label": _of(call).split_coarse(label, chosen, to=new, **who(call)).label})
+    return json({"label": _of(call).split_coarse(label, editing.blocks_body(call), to=new, **who(call)).label})
 
 
 @face.get("undo", head=False)

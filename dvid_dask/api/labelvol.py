@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 from dvid_dask.datatypes.labelvol import Bounds, LabelVol
 from dvid_dask.datatypes.runs import counted_runs
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats import coarse, rles
+from dvid_dask.formats import rles
 
 from .face import Call, Face
 from .geometry import parse_bounds, parse_point, parse_size, zyx
 from .labelarray import split_label
-from .labelmap.editing import MAX_RUN_BYTES, runs_body
+from .labelmap.editing import blocks_body, runs_body
 from .labelmap.request import MAX_LIST_BYTES, compression_of, label_arg, labels_of, who
 from .labelmap.sparse import counted_response
 from .responses import empty, json, not_found, octets, text
@@ -148,16 +148,12 @@ def post_split(call: Call) -> Response:
 def post_split_coarse(call: Call) -> Response:
     """``split`` of all voxels of a label in blocks: the body's runs are in block coordinates."""
     label, new = label_arg(call), split_label(call)
-    return json({"label": _of(call).split_coarse(label, _coarse_body(call), to=new, **who(call)).label})
+    return json({"label": _of(call).split_coarse(label, blocks_body(call), to=new, **who(call)).label})
 
 
 @face.post("resync", args="/<label>")
 def post_resync(call: Call) -> Response:
     """Make the runs of a label in blocks anew from the labelblk: the body's runs are in block coordinates."""
     label = label_arg(call)
-    _of(call).resync(label, _coarse_body(call), **who(call))
+    _of(call).resync(label, blocks_body(call), **who(call))
     return empty()
-
-
-def _coarse_body(call: Call) -> NDArray[np.int32]:
-    return coarse.decode_coarse(call.body.all(MAX_RUN_BYTES))

@@ -53,7 +53,7 @@ def prepare_runs(runs: ArrayLike, *, distinct: bool = False, empty: bool = False
         raise BadRequest("a run has a length of 0 or less")
     ends = wide[:, :3].copy()
     ends[:, 0] += wide[:, 3] - 1
-    if int(wide[:, :3].min()) < -(1 << 31) or int(ends.max()) >= 1 << 31:
+    if int(wide[:, :3].min()) < -(1 << 31) or max(int(ends.max()), int(wide[:, 3].max())) >= 1 << 31:
         raise BadRequest("a run leaves the range of signed 32-bit coordinates")
     normal = rles.normalize(wide.astype(np.int32))
     if distinct and int(normal[:, 3].sum(dtype=np.int64)) != int(wide[:, 3].sum()):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bounds",
+    "clip",
     "decode_rles",
     "decode_srles",
     "encode_rles",
@@ -51,6 +52,7 @@ Bounds: TypeAlias = "tuple[Sequence[int | None], Sequence[int | None]]"
 
 _HEADER = struct.Struct("<4B2I")
 _INT32 = (-(1 << 31), (1 << 31) - 1)
+_FAR = 1 << 40
 
 
 def _as_runs(rles: ArrayLike) -> NDArray[np.int32]:
@@ -251,6 +253,25 @@ def rles_by_label(
     order = np.argsort(owner, kind="stable")
     labels, starts = np.unique(owner[order], return_index=True)
     return labels, np.append(starts, n).astype(np.int64), runs[order]
+
+
+def clip(rles: ArrayLike, bounds: Bounds) -> NDArray[np.int32]:
+    """The part of runs that lies within bounds, in the order of the runs.
+
+    Examples
+    --------
+    >>> clip([[0, 0, 0, 8], [0, 1, 0, 8]], ((None, None, 2), (None, 1, 5)))
+    array([[2, 0, 0, 3]], dtype=int32)
+    """
+    runs = _as_runs(rles)
+    low, high = ([fill if v is None else v for v in side] for side, fill in zip(bounds, (-_FAR, _FAR), strict=True))
+    wide = runs.astype(np.int64)
+    first, last = np.maximum(wide[:, 0], low[2]), np.minimum(wide[:, 0] + wide[:, 3], high[2])
+    keep = first < last
+    for column, axis in ((1, 1), (2, 0)):
+        keep &= (wide[:, column] >= low[axis]) & (wide[:, column] < high[axis])
+    clipped: NDArray[np.int32] = np.stack([first, wide[:, 1], wide[:, 2], last - first], axis=1)[keep].astype(np.int32)
+    return clipped
 
 
 def split_by_block(

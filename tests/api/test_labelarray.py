@@ -92,6 +92,7 @@ def test_an_edit_is_done_when_it_is_answered(client, seg):
         ("split/1", b"\1" + rles.encode_rles([[0, 0, 0, 1]])[1:]),
         ("split/1", rles.encode_rles([[0, 0, 0, 1]])[:8] + b"\xff\xff\xff\xff"),
         ("split-coarse/1", b"\0" * 11),
+        ("split-coarse/1", rles.encode_rles([[0, 0, 0, 2**23]])),
         ("split-coarse/1", rles.encode_rles([[0, 0, 0, 2**31 - 1]])),
         ("blocks?downres=true&scale=1", b""),
         ("blocks", b"\0" * 15),

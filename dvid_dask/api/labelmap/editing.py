@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats import nanovdb, rles
+from dvid_dask.formats import coarse, nanovdb, rles
 
 from ..common import undoable
 from ..face import Call
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_RUN_BYTES = 1 << 30  # of the runs of a split: 2**26 of them
 MAX_RUNS = MAX_RUN_BYTES // 16
+MAX_BLOCKS = 1 << 22  # of a coarse split
 
 
 def edit_body(call: Call) -> list[int]:
@@ -72,6 +73,11 @@ def runs_body(call: Call) -> Any:
     if form == "nanovdb" or (form == "auto" and nanovdb.is_nanovdb(data)):
         return nanovdb.runs_of_grids(data, max_leaves=MAX_RUNS // 8, max_bytes=MAX_RUN_BYTES, max_runs=MAX_RUNS)
     return rles.decode_rles(data)
+
+
+def blocks_body(call: Call) -> Any:
+    """Blocks (z, y, x) of runs in block coordinates, behind their header."""
+    return coarse.decode_coarse(call.body.all(MAX_RUN_BYTES), max_blocks=MAX_BLOCKS)
 
 
 @face.post("split-supervoxel", args="/<supervoxel>")

@@ -161,7 +161,13 @@ def cut_off(layout: Layout, old: int | None, new: int, runs: NDArray[np.int32]) 
 
 def split(space: TxSpace, layout: Layout, old: int, new: int, runs: NDArray[np.int32], stamp: Stamp) -> Relabelled:
     """Give the voxels of a label under runs another one, which may be in use; other labels stay as they are."""
-    blocks, change = cut_off(layout, old, new, runs)
+    box = Index(space).extent(old)
+    if box is None:
+        raise_max_label(space, new)
+        return Relabelled.nothing()
+    # a few long runs may cross millions of blocks, none of which is the label's
+    low, high = ([c * n for c, n in zip(side, layout.block_shape, strict=True)] for side in (box[0], np.add(box[1], 1)))
+    blocks, change = cut_off(layout, old, new, rles.clip(runs, (low, high)))
     done = relabel(space, layout, _among(blocks, _blocks_of(space, old, blocks)), change, [old, new], stamp)
     raise_max_label(space, new)
     return done

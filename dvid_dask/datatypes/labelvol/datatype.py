@@ -170,7 +170,7 @@ class LabelVol(Datatype):
         """
         whole = not exact or all(v is None for side in bounds for v in side)
         for _, found in volumes.scan(self.view(), _label(label), self.block_shape, bounds):
-            yield found if whole else volumes.clip(found, bounds)
+            yield found if whole else rles.clip(found, bounds)
 
     def all_volumes(self) -> Iterator[tuple[int, tuple[int, int, int], NDArray[np.int32]]]:
         """Label, block (z, y, x) and runs of every label in every block: labels ascend, then z, y, x."""
@@ -307,7 +307,7 @@ class LabelVol(Datatype):
         BadRequest
             If a voxel under the runs isn't the label's, or runs or labels can't be used; nothing is changed.
         """
-        normal = prepare_runs(runs, empty=True)
+        normal = self._within(label, prepare_runs(runs, empty=True))
         touched = rles.split_by_block(normal, self.block_shape)[0]
 
         return self._split(
@@ -354,6 +354,18 @@ class LabelVol(Datatype):
             app=app,
             force=force,
         )
+
+    def _within(self, label: int, runs: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Runs that don't leave the box of a label's blocks: a few long ones may cross millions of others."""
+        low, high = np.full(3, 1 << 40), np.full(3, -(1 << 40))
+        for blocks in self.blocks(label):
+            low, high = np.minimum(low, blocks.min(axis=0)), np.maximum(high, blocks.max(axis=0))
+        shape = np.array(self.block_shape)
+        first, last = runs[:, 2::-1], runs[:, 2::-1].astype(np.int64)
+        last[:, 2] += runs[:, 3] - 1
+        if len(runs) and ((first < low * shape).any() or (last >= (high + 1) * shape).any()):
+            raise BadRequest(f"runs leave the blocks of label {label}")
+        return runs
 
     def _split(
         self,

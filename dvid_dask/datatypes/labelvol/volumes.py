@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Bounds",
     "DamagedRunsError",
-    "clip",
     "decode",
     "encode",
     "give",
@@ -72,24 +71,6 @@ def decode(value: bytes) -> NDArray[np.int32]:
         return rles.decode_srles(zstd_decompress(value, _MAX_BYTES))
     except FormatError as e:
         raise DamagedRunsError(f"stored runs don't decode: {e}") from e
-
-
-def clip(runs: NDArray[np.int32], bounds: Bounds) -> NDArray[np.int32]:
-    """The part of runs that lies within bounds.
-
-    Examples
-    --------
-    >>> clip(np.array([[0, 0, 0, 8], [0, 1, 0, 8]], np.int32), ((None, None, 2), (None, 1, 5))).tolist()
-    [[2, 0, 0, 3]]
-    """
-    low, high = ([fill if v is None else v for v in side] for side, fill in zip(bounds, (-_FAR, _FAR), strict=True))
-    wide = runs.astype(np.int64)
-    first, last = np.maximum(wide[:, 0], low[2]), np.minimum(wide[:, 0] + wide[:, 3], high[2])
-    keep = first < last
-    for column, axis in ((1, 1), (2, 0)):
-        keep &= (wide[:, column] >= low[axis]) & (wide[:, column] < high[axis])
-    clipped: NDArray[np.int32] = np.stack([first, wide[:, 1], wide[:, 2], last - first], axis=1)[keep].astype(np.int32)
-    return clipped
 
 
 def scan(

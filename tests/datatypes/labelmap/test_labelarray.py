@@ -169,6 +169,7 @@ def state(seg):
         lambda seg: seg.split(1, [[0, 0, 0, 1]], to=1),
         lambda seg: seg.split(1, [[0, 0, 0, 0]]),
         lambda seg: seg.split(1, [[2**31 - 1, 0, 0, 2]]),
+        lambda seg: seg.split(1, [[-(2**31), 0, 0, 2**31 + 4]]),
         lambda seg: seg.split(1, [[0, 0, 0]]),
         lambda seg: seg.split_coarse(0, [[0, 0, 0]]),
         lambda seg: seg.write(np.zeros((16, 16, 8), np.uint64), (0, 0, 0)),
@@ -191,6 +192,11 @@ def test_labels_without_voxels_are_passed_over(seg):
     assert seg.split(1, np.empty((0, 4), np.int32)).label == 502
     assert seg.split_coarse(1, np.empty((0, 3), np.int32)).label == 503
     assert list(seg.bodies()) == [1, 500]
+
+
+def test_runs_of_absurd_length_cost_nothing(seg):
+    assert seg.split(1, [[8 - 2**31, y, 0, 2**31 - 1] for y in range(4)]).label == 4
+    assert seg.size(4) == 7 * 4
 
 
 def test_a_written_label_that_was_merged_before_is_itself_again(seg):

@@ -156,6 +156,7 @@ def state(pair):
         lambda lv: lv.split(1, [[0, 0, 0, 1]], to=1),
         lambda lv: lv.split(1, [[4, 0, 0, 8]]),  # four voxels of label 2
         lambda lv: lv.split(1, [[0, 0, 0, 1], [500, 0, 0, 1]]),  # a block that isn't there
+        lambda lv: lv.split(1, [[-(2**31), 0, 0, 2**31]]),
         lambda lv: lv.split(2, [[8, 0, 0, 1], [63, 0, 0, 1]]),
         lambda lv: lv.split_coarse(1, [[0, 0, 0], [0, 0, 1]]),
         lambda lv: lv.split_coarse(0, [[0, 0, 0]]),
