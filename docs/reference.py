@@ -52,9 +52,6 @@ def rest() -> str:
         for keyword, doors in face.doors.items():
             for method, door in doors.items():
                 parts.append(_endpoint("any" if method == "*" else method, f"/{keyword}{door.args}", door.handler))
-        if face.planned:
-            planned = ", ".join(f"`{keyword}`" for keyword in sorted(face.planned))
-            parts.append(f"Known, and not answered yet (501): {planned}.\n")
     return "\n".join(parts)
 
 

@@ -52,8 +52,6 @@ def help_text(face: Face, typename: str) -> str:
             lines.append(f"{methods}  /api/node/<uuid>/<instance>/{door.keyword}{door.args}")
             lines += [f"    {line}".rstrip() for line in _paragraph(handler.__doc__ or "")]
             lines.append("")
-    for keyword in sorted(face.planned - face.doors.keys()):
-        lines += [f"{keyword}: not answered by this server yet (501)", ""]
     return "\n".join(lines)
 
 

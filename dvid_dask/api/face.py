@@ -30,7 +30,7 @@ import anyio.from_thread
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 
-from dvid_dask.errors import BadRequest, NotSupported, did_you_mean
+from dvid_dask.errors import BadRequest, did_you_mean
 
 from .failures import BrokenBody
 
@@ -552,8 +552,6 @@ class Face:
         handler of the face itself takes precedence.
     methods : tuple of str, optional
         All that the types accept; another one is refused before the keyword is looked at.
-    planned : iterable of str
-        Keywords of these types that are known and can't be answered yet: 501.
 
     Examples
     --------
@@ -575,13 +573,11 @@ class Face:
         about: str = "",
         common: Iterable[str] = (),
         methods: tuple[str, ...] | None = None,
-        planned: Iterable[str] = (),
     ) -> None:
         self.typenames = typenames
         self.about = about
         self.common = frozenset(common)
         self.methods = methods
-        self.planned = frozenset(planned)
         self.doors: dict[str, dict[str, Door]] = {}
 
     def __repr__(self) -> str:
@@ -635,8 +631,6 @@ class Face:
         if self.methods is not None and method not in self.methods:
             raise BadRequest(f"{self.typenames[0]} answers {' and '.join(self.methods)} only, not {method}")
         doors = self.doors.get(keyword)
-        if doors is None and keyword in self.planned:
-            raise NotSupported(f'"{keyword}" of {self.typenames[0]} is not answered by this server yet')
         if doors is None:
             raise BadRequest(
                 f'"{keyword[:80]}" is no keyword of {self.typenames[0]}'

@@ -11,7 +11,7 @@ from dvid_dask.api.common import COMMON, complete, help_text
 from dvid_dask.api.face import Body, Face, decode_json
 from dvid_dask.api.failures import BrokenBody
 from dvid_dask.api.state import ByteBudget
-from dvid_dask.errors import BadRequest, NotSupported, TooBusy
+from dvid_dask.errors import BadRequest, TooBusy
 
 
 def body_of(pieces, length=None, *, leaves=False, **options):
@@ -127,7 +127,7 @@ def test_bodies_share_a_budget_and_give_back():
 
 
 def test_methods_and_keywords():
-    face = Face("toy", planned=("later",))
+    face = Face("toy")
 
     @face.get("a", "b", args="/<x>")
     def get(call):
@@ -150,14 +150,12 @@ def test_methods_and_keywords():
     for method, keyword in (("POST", "b"), ("PUT", "a"), ("OPTIONS", "a"), ("GET", "nosuch")):
         with pytest.raises(BadRequest):
             face.find(method, keyword)
-    with pytest.raises(NotSupported):
-        face.find("GET", "later")
     with pytest.raises(ValueError, match="two handlers"):
         face.get("a")(get)
 
 
 def test_methods_of_a_type_come_before_keywords():
-    face = Face("toy", methods=("GET", "POST"), planned=("later",))
+    face = Face("toy", methods=("GET", "POST"))
     with pytest.raises(BadRequest, match="GET and POST only"):
         face.find("HEAD", "later")
 
@@ -179,7 +177,7 @@ def test_own_handlers_win_over_common_ones():
 
 
 def test_help_shows_every_door_with_its_docstring():
-    face = Face("toy", about="A toy.", planned=("later",))
+    face = Face("toy", about="A toy.")
 
     @face.get("ball", args="/<colour>")
     def ball(call):
@@ -192,7 +190,6 @@ def test_help_shows_every_door_with_its_docstring():
     assert "A toy." in text
     assert "GET  /api/node/<uuid>/<instance>/ball/<colour>\n    A ball.\n\n    It is round; see cube." in text
     assert "any method  /api/node/<uuid>/<instance>/info" in text
-    assert "later: not answered" in text
 
 
 @settings(deadline=None)
