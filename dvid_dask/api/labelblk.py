@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .common import get_metadata, post_resolution
+from .common import get_metadata, post_resolution, undoable
 from .face import Call, Face
-from .labelmap import blocks, voxels
+from .labelmap import blocks, editing, voxels
 from .labelmap.request import compression_of
+from .responses import json
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -68,6 +69,29 @@ def get_label(call: Call) -> Response:
 def get_labels(call: Call) -> Response:
     """The labels at many voxels: JSON ``[[x,y,z],...]`` in the body, ``[n,...]`` in the answer; option ``hash``."""
     return voxels.get_labels(call)
+
+
+@face.get("undo")
+def get_undo(call: Call) -> Response:
+    """The writes of this version that can be undone or redone, oldest first: a JSON list of objects with
+    ``MutationID``, ``Action``, ``User``, ``App``, ``Time`` and ``Undone``.
+    """
+    return json(undoable(call.instance.undoable()))
+
+
+@face.post("undo", args="/<mutation id>")
+def post_undo(call: Call) -> Response:
+    """Take a write of this open version back, if its blocks weren't changed since; else 409, which says what did.
+
+    Answers the mutation id of the undo. 404 if nothing is kept of such a mutation.
+    """
+    return editing.post_undo(call)
+
+
+@face.post("redo", args="/<mutation id>")
+def post_redo(call: Call) -> Response:
+    """Do a write again that ``undo`` took back; the id is that of the write."""
+    return editing.post_redo(call)
 
 
 @face.get("blocks", args="/<size>/<offset>", head=False)

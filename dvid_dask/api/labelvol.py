@@ -9,10 +9,13 @@ from dvid_dask.datatypes.runs import counted_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import rles
 
+from .common import undoable
 from .face import Call, Face
 from .geometry import parse_bounds, parse_point, parse_size, zyx
 from .labelarray import split_label
 from .labelmap.editing import blocks_body, runs_body
+from .labelmap.editing import post_redo as post_redo_of
+from .labelmap.editing import post_undo as post_undo_of
 from .labelmap.request import MAX_LIST_BYTES, compression_of, label_arg, labels_of, who
 from .labelmap.sparse import counted_response
 from .responses import empty, json, not_found, octets, text
@@ -149,6 +152,28 @@ def post_split_coarse(call: Call) -> Response:
     """``split`` of all voxels of a label in blocks: the body's runs are in block coordinates."""
     label, new = label_arg(call), split_label(call)
     return json({"label": _of(call).split_coarse(label, blocks_body(call), to=new, **who(call)).label})
+
+
+@face.get("undo", head=False)
+def get_undo(call: Call) -> Response:
+    """The edits of this version that can be undone or redone, oldest first: a JSON list of objects with
+    ``MutationID``, ``Action``, ``User``, ``App``, ``Time`` and ``Undone``.
+    """
+    return json(undoable(_of(call).undoable()))
+
+
+@face.post("undo", args="/<mutation id>")
+def post_undo(call: Call) -> Response:
+    """Take an edit of this open version back, here and in the labelblk, if its voxels still have the labels that it
+    gave them; else 409, which says what changed them. Answers the mutation id of the undo. 404 if nothing is kept.
+    """
+    return post_undo_of(call)
+
+
+@face.post("redo", args="/<mutation id>")
+def post_redo(call: Call) -> Response:
+    """Do an edit again that ``undo`` took back; the id is that of the edit."""
+    return post_redo_of(call)
 
 
 @face.post("resync", args="/<label>")

@@ -39,6 +39,20 @@ def test_what_was_forgotten_is_made_anew(client, pair):
     assert rles.voxel_count(runs) == 16 * 32 * 32
 
 
+def test_undo_and_redo(client, pair):
+    blk, vol = pair
+    before = client.get(f"{blk}/{BOX}").content
+    client.post(f"{vol}/merge", content="[1, 2]")
+    (merged,) = client.get(f"{vol}/undo").json()
+    assert (merged["Action"], merged["Undone"]) == ("merge", False)
+    assert client.post(f"{vol}/undo/{merged['MutationID']}").status_code == 200
+    assert client.get(f"{blk}/{BOX}").content == before
+    assert client.post(f"{vol}/redo/{merged['MutationID']}").status_code == 200
+    assert client.get(f"{blk}/label/20_0_0").json() == {"Label": 1}
+    written = client.get(f"{blk}/undo").json()[-1]
+    assert client.post(f"{blk}/undo/{written['MutationID']}").status_code == 409  # the merge came after
+
+
 def test_bounds_that_leave_no_voxel(client, pair):
     _, vol = pair
     answer = client.get(f"{vol}/sparsevol/1?minx=20")

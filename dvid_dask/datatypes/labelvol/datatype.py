@@ -9,15 +9,17 @@ import numpy as np
 
 from dvid_dask.datatypes.base import CONFLICT, Datatype, InstanceInfo, register
 from dvid_dask.datatypes.events import BlocksWritten, LabelsMerged, LabelSplit, LabelSplitCoarse
-from dvid_dask.datatypes.labelvol import keys, volumes
+from dvid_dask.datatypes.labelvol import keys, undoing, volumes
 from dvid_dask.datatypes.labelvol.checking import disagreements
 from dvid_dask.datatypes.labelvol.settings import new_settings
+from dvid_dask.datatypes.labelvol.undoing import Move
 from dvid_dask.datatypes.labelvol.volumes import OPEN, Bounds
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
 from dvid_dask.versions.mutation import HasKeys
 from dvid_dask.versions.records import go_time
+from dvid_dask.versions.undo import UndoRecord, scan_undo
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -279,10 +281,16 @@ class LabelVol(Datatype):
             raise BadRequest(f"label {target} can't be merged into itself")
 
         def change(m: Mutation, space: TxSpace) -> int:
-            blocks = volumes.merge(space, target, merged)
+            moves = []
+            for label in merged:
+                taken = volumes.take_all(space, label)
+                volumes.give(space, target, taken)
+                moves.append(Move.of(label, target, taken))
+            undoing.keep(self, m, "merge", moves)
             self._log(m, "merge", Target=target, Labels=merged)
+            blocks = np.unique(np.concatenate([move.blocks for move in moves]), axis=0)
             if len(blocks):
-                self._tell(m, LabelsMerged(m.id, target, tuple(merged), blocks), blocks)
+                self._tell(m, [LabelsMerged(m.id, target, tuple(merged), blocks)], blocks)
             return m.id
 
         self._raise_to(target)
@@ -316,7 +324,7 @@ class LabelVol(Datatype):
             "split",
             rles.encode_srles(normal),
             lambda space: volumes.take(space, self.block_shape, label, normal),
-            lambda m, new: self._tell(m, LabelSplit(m.id, label, new, normal), touched),
+            lambda m, new: self._tell(m, [LabelSplit(m.id, label, new, normal)], touched),
             user=user,
             app=app,
             force=force,
@@ -349,7 +357,7 @@ class LabelVol(Datatype):
             "splitcoarse",
             blocks.tobytes(),
             lambda space: volumes.take_blocks(space, label, blocks),
-            lambda m, new: self._tell(m, LabelSplitCoarse(m.id, label, new, blocks), blocks),
+            lambda m, new: self._tell(m, [LabelSplitCoarse(m.id, label, new, blocks)], blocks),
             user=user,
             app=app,
             force=force,
@@ -395,9 +403,58 @@ class LabelVol(Datatype):
             new = to or drawn[0]
             volumes.give(space, new, taken)
             self._note_largest(space, new)
+            undoing.keep(self, m, action, [Move.of(label, new, taken)])
             self._log(m, action, Target=label, NewLabel=new, Split=ref)
             tell(m, new)
             return LabelSplitResult(new, m.id)
+
+        return self.mutate(change, user=user, app=app, force=force)
+
+    def undoable(self) -> Iterator[UndoRecord]:
+        """The edits of this version that `undo` or `redo` know, oldest first."""
+        if self.info.versioned:
+            yield from scan_undo(self.view().view, self.info.id, self.version.id)
+
+    def undo(self, mutation: int, *, user: str = "", app: str = "", force: bool = False) -> int:
+        """Take a merge or split of this version back, here and in the labelblk; what others changed since stays.
+
+        Parameters
+        ----------
+        mutation
+            Its id.
+
+        Returns
+        -------
+        int
+            The mutation id of the undo.
+
+        Raises
+        ------
+        NotFound
+            If the version keeps nothing of such an edit: it moved more than 64 MiB of runs, or the version is
+            committed.
+        BadRequest
+            If it is undone already.
+        LaterMutations
+            If voxels that it moved have another label by now; it names the edits that did it. Nothing is changed.
+        """
+        return self._carry_out(mutation, "undo", user=user, app=app, force=force)
+
+    def redo(self, mutation: int, *, user: str = "", app: str = "", force: bool = False) -> int:
+        """Do an edit again that `undo` took back; the id is that of the edit. Errors are those of `undo`."""
+        return self._carry_out(mutation, "redo", user=user, app=app, force=force)
+
+    def _carry_out(self, mutation: int, verb: str, *, user: str, app: str, force: bool) -> int:
+        self.check_open()  # nothing is kept of a committed version, so force can't help
+
+        def change(m: Mutation, space: TxSpace) -> int:
+            action, moves = undoing.take_back(self, m, space, self.block_shape, mutation, verb)
+            self._log(m, verb, Of=action, **{"Undoes" if verb == "undo" else "Redoes": mutation})
+            moved = [move for move in moves if move.values]
+            if moved:
+                edits = [LabelSplit(m.id, move.source, move.target, move.runs) for move in moved]
+                self._tell(m, edits, np.unique(np.concatenate([move.blocks for move in moved]), axis=0))
+            return m.id
 
         return self.mutate(change, user=user, app=app, force=force)
 
@@ -463,9 +520,10 @@ class LabelVol(Datatype):
     def _start(self, block: Sequence[int]) -> list[int]:
         return [c * n for c, n in zip(block, self.block_shape, strict=True)]
 
-    def _tell(self, m: Mutation, edit: object, blocks: NDArray[np.int32]) -> None:
+    def _tell(self, m: Mutation, edits: Sequence[object], blocks: NDArray[np.int32]) -> None:
         """Have the labelblk change its voxels, then tell the others which blocks changed."""
-        m.publish(self, edit)
+        for edit in edits:
+            m.publish(self, edit)
         source = self.voxels
         mine = "" if source is None else source.info.data_uuid
         m.publish(self, BlocksWritten(m.id, blocks), to=lambda follower: follower.info.data_uuid != mine)

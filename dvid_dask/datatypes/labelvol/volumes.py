@@ -27,10 +27,10 @@ __all__ = [
     "encode",
     "give",
     "has_blocks",
-    "merge",
     "scan",
     "scan_blocks",
     "take",
+    "take_all",
     "take_blocks",
 ]
 
@@ -150,23 +150,6 @@ def _add(space: TxSpace, label: int, blocks: NDArray[np.int32], values: Sequence
             space.put(key, encode(rles.normalize(np.concatenate([decode(held), decode(value)]))))
 
 
-def merge(space: TxSpace, target: int, merged: Sequence[int]) -> NDArray[np.int32]:
-    """Give a label the runs of others, which lose theirs; returns the blocks (z, y, x) of the others."""
-    found = [np.empty((0, 3), np.int32)]
-    for label in merged:
-        held = list(space.scan(keys.label(label)))
-        for at in range(0, len(held), _BATCH):
-            part = held[at : at + _BATCH]
-            listed = [key for key, _ in part]
-            space.get_many(listed)  # a scan isn't checked at the commit, these are
-            blocks = keys.blocks_of(listed)
-            _add(space, target, blocks, [value for _, value in part])
-            for key in listed:
-                space.delete(key)
-            found.append(blocks)
-    return np.unique(np.concatenate(found), axis=0)
-
-
 def give(space: TxSpace, label: int, taken: Taken) -> None:
     """Give a label what was taken from another."""
     for blocks, values in taken:
@@ -206,6 +189,20 @@ def take(space: TxSpace, block_shape: Sequence[int], old: int, runs: NDArray[np.
                 space.delete(key)
             moved.append(encode(cut))
         taken.append((part, moved))
+    return taken
+
+
+def take_all(space: TxSpace, label: int) -> Taken:
+    """Take all voxels from a label."""
+    held = list(space.scan(keys.label(label)))
+    taken: Taken = []
+    for at in range(0, len(held), _BATCH):
+        part = held[at : at + _BATCH]
+        listed = [key for key, _ in part]
+        space.get_many(listed)  # a scan isn't checked at the commit, these are
+        for key in listed:
+            space.delete(key)
+        taken.append((keys.blocks_of(listed), [value for _, value in part]))
     return taken
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 import dvid_dask
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelvol import keys
-from dvid_dask.errors import BadRequest, LockedVersion, NotFound
+from dvid_dask.errors import BadRequest, LaterMutations, LockedVersion, NotFound
 from dvid_dask.formats import rles
 from dvid_dask.formats.downsample import commonest_label
 
 from ..labelmap.dense import Dense, blobs, runs_of, some_runs
 from ..labelmap.model import Grid
 
-EDITS = ("write", "merge", "split", "split into", "coarse", "child", "refused")
+EDITS = ("write", "merge", "split", "split into", "coarse", "undo", "child", "refused")
 
 GRID = Grid((8, 16, 24), (2, 2, 2), (-2, 0, 2), 0)
 
@@ -39,6 +39,7 @@ class Pair:
             notes.set_syncs([source])
             notes.add([{"Pos": p[::-1], "Kind": "Note"} for p in self.points.tolist()])
         self.versions = {repo.root: Dense(GRID)}
+        self.back = []  # labels before and after each edit of the labelvol
 
     def __getitem__(self, name):
         return self.repo[self.at][name]
@@ -60,10 +61,12 @@ class Pair:
             labels = blobs(rng, model.labels[box].shape)
             self["lb"].write(labels, GRID.at(start))
             model.write(box, labels)
+            self.back = []
         elif edit == "merge":
             target, *merged = dict.fromkeys(self.label() for _ in range(3))
             if merged:
-                lv.merge(target, merged)
+                before = model.labels.copy()
+                self.back.append((lv.merge(target, merged), before))
                 model.merge(target, merged)
         elif edit in ("split", "split into", "coarse"):
             old, to = self.label(), 0 if edit == "split" else int(rng.integers(1, 60))
@@ -80,7 +83,19 @@ class Pair:
                 runs = some_runs(rng, model, old, stray=False)
                 done, mask = lv.split(old, runs, to=to), model.under(runs)
             assert done.label == expected
+            self.back.append((done.mutation, model.labels.copy()))
             model.split(old, done.label, mask)
+        elif edit == "undo":
+            if self.back:
+                mutation, before = self.back.pop()
+                after, model.labels = model.labels, before
+                lv.undo(mutation)
+                self.check()
+                lv.redo(mutation)
+                model.labels = after
+                self.check()
+                lv.undo(mutation)
+                model.labels = before.copy()
         elif edit == "refused":
             runs = some_runs(rng, model, 0)  # begins on background
             with pytest.raises(BadRequest):
@@ -91,7 +106,7 @@ class Pair:
             self.repo[self.at].commit("done")
             child = self.repo[self.at].newversion().uuid
             self.versions[child] = model.child()
-            self.at = child
+            self.at, self.back = child, []
 
     def check(self):
         model, lb, lv = self.model, self["lb"], self["lv"]
@@ -269,6 +284,31 @@ def test_who_can_follow_whom(pair):
         flat.set_syncs(["lv"])
     with pytest.raises(BadRequest, match="can't follow"):
         pair[1].set_syncs(["lv"])
+
+
+def test_an_edit_whose_voxels_were_changed_since_is_not_undone(pair):
+    lb, lv = pair
+    merged = lv.merge(1, [2])
+    split = lv.split(1, [[9, 0, 0, 2]])
+    other = lv.split(1, [[0, 5, 5, 2]])  # voxels that were 1 all along
+    before = state(pair)
+    with pytest.raises(LaterMutations) as refusal:
+        lv.undo(merged)
+    assert split.mutation in refusal.value.mutations
+    assert state(pair) == before
+    lv.undo(split.mutation)
+    lv.undo(merged)
+    assert lv.size(2) == 32 * 32 * 32
+    assert lv.size(other.label) == 2
+    assert lb[0, 0, 8:10].tolist() == [2, 2]
+    with pytest.raises(BadRequest, match="undone already"):
+        lv.undo(merged)
+    with pytest.raises(NotFound):
+        lv.undo(merged + 10_000)
+    assert [kept.action for kept in lv.undoable()] == ["merge", "split", "split"]
+    lv.version.commit("done")
+    with pytest.raises(LockedVersion):
+        lv.undo(other.mutation)
 
 
 def test_splits_of_nothing(pair):
