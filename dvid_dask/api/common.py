@@ -188,7 +188,7 @@ def _json_array(items: Iterable[Any]) -> Iterator[bytes]:
     yield b"[]" if lead == b"[" else b"]"
 
 
-@COMMON["metadata"].get("metadata")
+@COMMON["metadata"].any("metadata")
 def get_metadata(call: Call) -> Response:
     """Axes, resolution, units and extents, as ``application/vnd.dvid-nd-data+json``."""
     return octets(encode_json(call.instance.metadata()), "application/vnd.dvid-nd-data+json")
@@ -211,16 +211,33 @@ _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Corner = Annotated[list[_Int32], msgspec.Meta(min_length=3, max_length=3)]
 
 
-class _Extents(msgspec.Struct, rename="pascal"):
-    min_point: _Corner
-    max_point: _Corner
+class Extents(msgspec.Struct, rename="pascal"):
+    """Body of a POST of extents: first and last voxel, x, y, z; one that isn't given is 0, 0, 0."""
+
+    min_point: _Corner = msgspec.field(default_factory=lambda: [0, 0, 0])
+    max_point: _Corner = msgspec.field(default_factory=lambda: [0, 0, 0])
+
+    @classmethod
+    def of(cls, call: Call) -> Extents:
+        """Those of a request.
+
+        Raises
+        ------
+        BadRequest
+            They are none, or the first lies beyond the last.
+        """
+        given = call.json(cls, limit=1 << 16)
+        if any(low > high for low, high in zip(given.min_point, given.max_point, strict=True)):
+            raise BadRequest(f"extents: MinPoint {given.min_point} lies beyond MaxPoint {given.max_point}")
+        return given
 
 
 @COMMON["extents"].post("extents")
 def post_extents(call: Call) -> Response:
-    """Set the extents of this version: JSON ``{"MinPoint": [x, y, z], "MaxPoint": [x, y, z]}``, both inclusive."""
-    extents = call.json(_Extents, limit=1 << 16)
-    if any(lo > hi for lo, hi in zip(extents.min_point, extents.max_point, strict=True)):
-        raise BadRequest(f"extents: MinPoint {extents.min_point} is beyond MaxPoint {extents.max_point}")
+    """Set the extents of this version: JSON ``{"MinPoint": [x, y, z], "MaxPoint": [x, y, z]}``, both inclusive.
+
+    A corner that isn't given is the voxel at 0.
+    """
+    extents = Extents.of(call)
     call.instance.set_extents(tuple(extents.min_point), tuple(extents.max_point), force=call.force)
     return empty()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.imageblk import ArbitraryPlane, isotropic_size
 from dvid_dask.errors import BadRequest, UnknownInstance
 from dvid_dask.formats.images import resize_area
 
+from .common import Extents
 from .face import Call, Face
 from .geometry import check_box, parse_int, parse_point, parse_shape, parse_size, zyx
 from .pictures import check_image, encoded
@@ -352,24 +352,13 @@ def get_metadata(call: Call) -> Response:
     return octets(encode_json(call.instance.metadata()) + b"\n", "application/vnd.dvid-nd-data+json")
 
 
-_Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-_Corner = Annotated[list[_Int32], msgspec.Meta(min_length=3, max_length=3)]
-
-
-class _Extents(msgspec.Struct, rename="pascal"):
-    min_point: _Corner = msgspec.field(default_factory=lambda: [0, 0, 0])
-    max_point: _Corner = msgspec.field(default_factory=lambda: [0, 0, 0])
-
-
 @face.post("extents")
 def post_extents(call: Call) -> Response:
     """Overwrite the extents of this version: JSON ``{"MinPoint": [x,y,z], "MaxPoint": [x,y,z]}``, both inside.
 
     They may shrink; later writes widen them again. A corner that is left out is 0, 0, 0.
     """
-    given = call.json(_Extents, limit=1 << 16)
-    if any(low > high for low, high in zip(given.min_point, given.max_point, strict=True)):
-        raise BadRequest(f"extents: MinPoint {given.min_point} lies beyond MaxPoint {given.max_point}")
+    given = Extents.of(call)
     stop = [v + 1 for v in reversed(given.max_point)]
     call.instance.set_extents(zyx(given.min_point), stop, user=call.user, app=call.app, force=call.force)
     return empty()

@@ -417,8 +417,6 @@ class Repo:
             held = meta.state.repo(self.id).by_data_uuid.get(info.data_uuid)
             if held is None:
                 raise UnknownInstance(f"data instance {name!r} was deleted meanwhile")
-            if not replace and not tags:
-                return held
             made = msgspec.structs.replace(held, tags=dict(tags) if replace else {**(held.tags or {}), **tags})
             if made.tags != held.tags:
                 meta.put(made)

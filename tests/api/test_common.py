@@ -7,6 +7,8 @@ from .conftest import ADMIN
 
 def test_tags(client, kv, repo):
     assert client.get(f"{kv}/tags").json() == {"Tags": None}
+    client.post(f"{kv}/tags", content=b"")
+    assert client.get(f"{kv}/tags").json() == {"Tags": {}}
     assert client.post(f"{kv}/tags", json={"a": "1"}).content == b""
     client.post(f"{kv}/tags", json={"b": "2"})
     assert client.delete(f"{kv}/tags").json() == {"Tags": {"a": "1", "b": "2"}}
@@ -77,3 +79,16 @@ def test_resolutions_that_are_refused(client, repo, body):
     path = client.instance(repo, "labelblk", "blk")
     assert client.post(f"{path}/resolution", content=body).status_code == 400
     assert client.get(f"{path}/info").json()["Extended"]["VoxelSize"] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("typename", ["labelmap", "uint8blk"])
+def test_extents(client, repo, typename):
+    path = client.instance(repo, typename, "voxels")
+    assert client.post(f"{path}/extents", json={"MaxPoint": [5, 6, 7]}).status_code == 200
+    assert client.get(f"{path}/info").json()["Extents"] == {"MinPoint": [0, 0, 0], "MaxPoint": [5, 6, 7]}
+    for bad in ({"MinPoint": [1, 2, 3]}, {"MaxPoint": [1, 2]}, {"MaxPoint": [1, 2, 2**31]}, {"MaxPoint": None}, []):
+        assert client.post(f"{path}/extents", json=bad).status_code == 400
+    assert client.get(f"{path}/info").json()["Extents"] == {"MinPoint": [0, 0, 0], "MaxPoint": [5, 6, 7]}
+    axes = client.get(f"{path}/metadata").json()["Axes"]
+    assert [axis["Size"] for axis in axes] == [6, 7, 8]
+    assert client.post(f"{path}/metadata").json()["Axes"] == axes
