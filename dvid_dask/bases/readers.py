@@ -115,6 +115,8 @@ class Reader(ABC):
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        #: Whether another machine is asked.
+        self.remote = place.format == "tensorstore" or remote.is_remote(place.url)
         self.axes: list[str] = list(place.axes)
         self.fill: Any = 0
         self._shape: Shape | None = None
@@ -137,11 +139,6 @@ class Reader(ABC):
         """The voxels of a box of the array's own indices."""
 
     # ------------------------------------------------------------------ what they share
-
-    @property
-    def remote(self) -> bool:
-        """Whether another machine is asked."""
-        return remote.is_remote(self.place.url)
 
     def shape(self) -> Shape:
         """What the array is now.
@@ -180,7 +177,7 @@ class Reader(ABC):
 
     def _guard(self) -> Guard:
         remote.check_process()
-        return Guard(self.place.url)
+        return Guard(self.place.url, self.remote)
 
     @property
     def _known(self) -> Shape:
@@ -217,19 +214,23 @@ class Reader(ABC):
 class Guard:
     """A slot among remote reads, and errors of libraries as ours."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, other_machine: bool) -> None:
         self._url = url
-        self._slot = remote.slot(url)
+        self._slot = remote.slot(url) if other_machine else None
 
     def __enter__(self) -> None:
-        self._slot.__enter__()
+        if self._slot is not None:
+            self._slot.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._slot.__exit__(None, None, None)
+        if self._slot is not None:
+            self._slot.__exit__(None, None, None)
+        if error is None:
+            return
         if isinstance(error, TimeoutError):
             # who reads the same chunk next must not wait for the request that got no answer
             forget()
-        known = Exception if remote.is_remote(self._url) else _LIBRARY_ERRORS
+        known = Exception if self._slot is not None else _LIBRARY_ERRORS
         if isinstance(error, known) and not isinstance(error, DvidError):
             raise remote.translated(error, self._url) from error
 
@@ -270,10 +271,6 @@ class _TensorstoreReader(Reader):
             self._file = str(folder / _METADATA[place.format])
         else:
             self._files = open_files(where)
-
-    @property
-    def remote(self) -> bool:
-        return self.place.format == "tensorstore" or super().remote
 
     def _look(self) -> Hashable:
         if self._file is not None:
@@ -408,7 +405,7 @@ class _ZarrReader(Reader):
 
     def _get(self, box: Box) -> NDArray[Any]:
         array, arrangement = self._array, self._arrangement
-        index = _index(box, array.ndim, arrangement)
+        index = _index(box, len(self.axes), arrangement)
         nbytes = box.size * array.dtype.itemsize * self.place.channels
         out: NDArray[Any] = remote.in_time(lambda: np.asarray(array[index]), remote.deadline(nbytes))
         self._check(self._known, now=True)
@@ -423,11 +420,14 @@ class _Hdf5Reader(Reader):
     _data: Any = None
     _arrangement: Arrangement
 
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._path = local_path(place.url)
+
     def _look(self) -> Hashable:
-        folder = local_path(self.place.url)
-        if folder is not None:
+        if self._path is not None:
             try:
-                stat = os.stat(folder)
+                stat = os.stat(self._path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return stat.st_size, stat.st_mtime_ns
@@ -448,10 +448,9 @@ class _Hdf5Reader(Reader):
         h5py = import_h5py()
         place = self.place
         stamp = self._look()
-        path = local_path(place.url)
-        # an open file that is locked would keep its owner from writing, and the other way round
-        if path is not None:
-            self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=1 << 24, rdcc_nslots=10007)
+        if self._path is not None:
+            # locked as HDF5 does by itself: other flags would keep whoever else opens it in this process from doing so
+            self._file = h5py.File(self._path, "r", rdcc_nbytes=1 << 24, rdcc_nslots=10007)
         else:
             fs, name = filesystem(place.url)
             raw = fs.open(name, "rb", block_size=1 << 20, cache_type="blockcache", cache_options={"maxblocks": 64})
@@ -482,7 +481,7 @@ class _Hdf5Reader(Reader):
 
     def _get(self, box: Box) -> NDArray[Any]:
         data, arrangement = self._data, self._arrangement
-        index = _index(box, data.ndim, arrangement)
+        index = _index(box, len(self.axes), arrangement)
 
         def get() -> NDArray[Any]:
             return np.asarray(data[index])

@@ -94,7 +94,7 @@ def is_remote(url: str) -> bool:
 
 @contextlib.contextmanager
 def slot(url: str) -> Iterator[None]:
-    """A place among the reads of remote volumes; local ones need none.
+    """A place among the reads of remote volumes; local URLs need none.
 
     Raises
     ------

@@ -70,11 +70,13 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
     def written(self, space: Space | TxSpace, scale: int, box: Box) -> NDArray[np.int64]:
         """Blocks that were written among those in a box of blocks: (n, 3) in z, y, x order."""
         none = np.empty((0, 3), np.int64)
-        if space.get(self.metadata_key(scale)) is None or not box:
+        if not self._touched(space, scale) or not box:
             return none
         if box.size <= _FEW or (self.jpeg and box.size <= _MANY):
-            some = np.indices(box.shape).reshape(3, -1).T + np.asarray(box.start, np.int64)
-            return some[super().stored(space, scale, some)]
+            some = [cell.start for cell in box.split((1, 1, 1))]
+            held = space.get_many([self.block_key(scale, block) for block in some])
+            there = [block for block, value in zip(some, held, strict=True) if value is not None]
+            return np.array(there, np.int64) if there else none
         if self.jpeg:
             known = [b for b in self._walk(space, scale, None) if box.contains(Box.of(b, [v + 1 for v in b]))]
             return np.array(sorted(known), np.int64).reshape(-1, 3)
@@ -90,6 +92,10 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
             return none
         found = np.concatenate(parts)
         return found[(found[:, 2] >= x0) & (found[:, 2] < x1)]
+
+    def _touched(self, space: Space | TxSpace, scale: int) -> bool:
+        """Whether any block of a scale was written."""
+        return space.decoded("written", [self.metadata_key(scale)], _is_there)[0]
 
     def stored(self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Whether each of the blocks (n, 3; z, y, x) was written or touches the base."""
@@ -141,7 +147,7 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
     def _values(
         self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]
     ) -> Iterator[tuple[int, bytes | None]]:
-        if space.get(self.metadata_key(scale)) is None:
+        if not self._touched(space, scale):
             # not a block of this scale was written
             yield from ((i, None) for i in range(len(blocks)))
             return
@@ -187,6 +193,10 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
             yield np.unique(np.concatenate([layer, more]), axis=0) if len(more) else layer
 
 
+def _is_there(key: bytes, value: bytes | None) -> tuple[bool, int]:
+    return value is not None, 1
+
+
 def _within(blocks: NDArray[np.integer[Any]], start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = np.all((blocks >= np.asarray(start)) & (blocks < np.asarray(stop)), axis=1)
     return inside
@@ -200,12 +210,14 @@ class _AdoptedVoxels:
 
     def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         layout = self._layout
+        if not layout._touched(self._space, self._scale):
+            return layout.base.read_box(self._scale, offset, shape, layout.numpy_dtype)
         box = Box.of_shape(shape).shift(offset)
         cells = box.cells(layout.block)
         written = layout.written(self._space, self._scale, cells)
         if len(written) == cells.size:
             return self._stored(box)
-        out = layout.base.read_box(self._scale, box.start, box.shape, layout.dtype)
+        out = layout.base.read_box(self._scale, box.start, box.shape, layout.numpy_dtype)
         if len(written):
             around = Box.of(written.min(axis=0).tolist(), (written.max(axis=0) + 1).tolist())
             part = around.scaled(layout.block).intersect(box)
