@@ -328,7 +328,7 @@ def get_specificblocks(call: Call) -> Response:
     found = instance.read_blocks(blocks, compression=call.query.get("compression", ""), scale=image_scale(call))
     if call.query.get("prefetch") in ("on", "true"):
         # there is nothing to warm up: stored blocks are a lookup away
-        return empty()
+        return octets(b"")
     return stream(_records(found))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dvid_dask.datatypes.imageblk import isotropic_size
 from dvid_dask.datatypes.imagetile import parse_levels
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats.images import parse_format, resize_area
+from dvid_dask.formats.images import resize_area
 
 from .face import Call, Face
 from .geometry import check_box, parse_int, parse_point, parse_shape, parse_size
@@ -75,16 +75,17 @@ def post_metadata(call: Call) -> Response:
 def get_tile(call: Call) -> Response:
     """A tile, as it was put there (of instances of format lz4 as PNG).
 
-    A missing one comes black, as png or in the format that is asked for, or with ``?noblanks=true`` as 404.
+    A missing one comes black, as png or in the format that is asked for, or with ``?noblanks=true`` as 404. Of one that
+    is there the format counts for nothing.
     """
     instance: ImageTile = call.instance
     plane, scale, coord = _tile(call)
-    format = call.args[3] if len(call.args) > 3 else ""
-    parse_format(format)
     found = instance.get(plane, scale, coord)
     if found is not None:
         return image(*found)
-    return not_found() if call.flag("noblanks") else encoded(instance.blank(plane, scale), format)
+    if call.flag("noblanks"):
+        return not_found()
+    return encoded(instance.blank(plane, scale), call.args[3] if len(call.args) > 3 else "")
 
 
 @face.post("tile", args="/<plane>/<scale>/<x_y_z>")

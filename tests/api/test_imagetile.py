@@ -43,8 +43,11 @@ def test_requests_that_are_refused_change_nothing(client, tiles):
         assert answer.status_code == 400
         assert len(answer.text) > 20
     assert client.get(f"{tiles}/tile/xy/0/1_2_3").content == PNG
-    assert client.get(f"{tiles}/tile/xy/0/1_2_3/gif").status_code == 400
-    assert client.get(f"{tiles}/tile/xy/2/1_2_3?noblanks=true").status_code == 400
+    assert client.get(f"{tiles}/tile/xy/0/1_2_3/gif").content == PNG
+    assert client.get(f"{tiles}/tile/xy/0/1_2_4/gif").status_code == 400
+    assert client.get(f"{tiles}/tile/xy/0/1_2_4/gif?noblanks=true").status_code == 404
+    assert client.get(f"{tiles}/tile/xy/2/1_2_3").status_code == 400
+    assert client.get(f"{tiles}/tile/xy/2/1_2_3?noblanks=true").status_code == 404
     assert client.put(f"{tiles}/tile/xy/0/1_2_3", content=PNG).status_code == 400
     assert client.post(f"{tiles}/tile/xy/0/1_2_3", content=b"\x89PNG" * (1 << 25)).status_code == 400
 

@@ -238,16 +238,16 @@ class ImageTile(Datatype):
         Raises
         ------
         BadRequest
-            No such plane or scale.
+            No such plane, or scales were never set.
         """
         tile = _checked(plane, scale, coord)
-        self.known_levels()[scale]
+        levels = self.known_levels().levels
         value = self.view().get(tile_key(tile))
         if value is not None:
             if self.format == "lz4":
                 return encode_image(_unpacked(value), "png")
             return value, f"image/{'jpeg' if self.format == 'jpg' else 'png'}"
-        pixels = self.cut(tile) if self.on_demand else None
+        pixels = self.cut(tile) if self.on_demand and scale < len(levels) else None
         return None if pixels is None else encode_image(pixels, "jpg" if self.format == "jpg" else "png")
 
     def picture(self, plane: str, scale: int, coord: Sequence[int]) -> NDArray[Any]:
