@@ -271,6 +271,19 @@ class Base(msgspec.Struct, frozen=True):
             raise BadRequest(f"{self.shown_url} has no scale {scale}; it has {self.scales}")
         return one.box
 
+    def summary(self) -> dict[str, Any]:
+        """What it is in the words of the REST API: x, y, z, both ends inside."""
+        box = self.extents()
+        return {
+            "URL": self.shown_url,
+            "Format": self.format,
+            "DataType": self.dtype.name,
+            "Scales": self.scales,
+            "ChunkSize": list(reversed(self.chunk)),
+            "MinPoint": list(reversed(box.start)),
+            "MaxPoint": [v - 1 for v in reversed(box.stop)],
+        }
+
     # ------------------------------------------------------------------ read
 
     def read(self, scale: int, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:

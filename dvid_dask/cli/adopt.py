@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dvid_dask.cli.console import StoreArgument, say
-from dvid_dask.cli.volumes import open_or_create, pair, point, version_or_create
+from dvid_dask.cli.volumes import Scheduler, Workers, cluster, open_or_create, pair, point, version_or_create
 
 __all__ = ["adopt"]
 
@@ -52,25 +52,30 @@ def adopt(
         list[str] | None, typer.Option(metavar="AXIS=INDEX", help="Index of another axis, as c=0.", show_default=False)
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set of an HDF5 file.", show_default=False)] = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
 ) -> None:
     """Make a data instance of an existing volume, which stays where it is: edits go to the store.
 
-    The volume must not be changed from then on.
+    The volume must not be changed from then on. A segmentation is read once, for its label index; a run that was killed
+    goes on where it was when started again.
     """
     from dvid_dask import ops
 
     at = version_or_create(open_or_create(store, create), repo, version, create)
-    made = ops.adopt(
-        source,
-        at,
-        instance,
-        typename,
-        axes=axes,
-        select={k: int(v) for k, v in map(pair, select or ())},
-        dataset=dataset,
-        offset=None if offset is None else point(offset, "--offset"),
-        settings=dict(map(pair, setting or ())),
-    )
+    with cluster(workers, scheduler):
+        made = ops.adopt(
+            source,
+            at,
+            instance,
+            typename,
+            axes=axes,
+            select={k: int(v) for k, v in map(pair, select or ())},
+            dataset=dataset,
+            offset=None if offset is None else point(offset, "--offset"),
+            settings=dict(map(pair, setting or ())),
+            app="dvid-dask adopt",
+        )
     base = made.base_volume  # type: ignore[attr-defined]
     scales = f"{len(base.scales)} scale{'s' if len(base.scales) > 1 else ''}"
     say(f"{instance!r} [{made.typename}] stands on {base.shown_url}: {base.extents()}, {scales}")

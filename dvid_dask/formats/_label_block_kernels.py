@@ -785,6 +785,42 @@ def remap_rows(mem: Array, sz: int, sy: int, nz: int, ny: int, nx: int, keys: Ar
 
 
 @kernel
+def remap_rows_hashed(mem: Array, sz: int, sy: int, nz: int, ny: int, nx: int, keys: Array, values: Array) -> None:
+    """`remap_rows` with a hash table of the keys, which pays where there are many more voxels."""
+    bits = 4
+    while (1 << bits) < 2 * keys.size:
+        bits += 1
+    mask = (1 << bits) - 1
+    shift = np.uint64(64 - bits)
+    slots = np.full(1 << bits, -1, np.int32)
+    for k in range(keys.size):
+        h = np.int64((keys[U(k)] * _GOLDEN) >> shift)
+        while slots[U(h)] >= 0:
+            h = (h + 1) & mask
+        slots[U(h)] = np.int32(k)
+    last = np.uint64(0)
+    mapped = np.uint64(0)
+    known = False
+    for z in range(nz):
+        for y in range(ny):
+            row = z * sz + y * sy
+            for x in range(nx):
+                v = mem[U(row + x)]
+                if not known or v != last:
+                    last = v
+                    mapped = v
+                    known = True
+                    h = np.int64((v * _GOLDEN) >> shift)
+                    while slots[U(h)] >= 0:
+                        k = slots[U(h)]
+                        if keys[U(k)] == v:
+                            mapped = values[U(k)]
+                            break
+                        h = (h + 1) & mask
+                mem[U(row + x)] = mapped
+
+
+@kernel
 def distinct_rows(mem: Array, sz: int, sy: int, nz: int, ny: int, nx: int) -> Array:
     """Every label once, in order of first appearance; a run of equal voxels is looked up once."""
     bits = 10

@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 
 from dvid_dask.bases import Base
+from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest
+from dvid_dask.ops.adopt_labels import adopt_labels, check_labels
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
@@ -24,6 +26,8 @@ _TYPES = {
     "uint32": "uint32blk",
     "float32": "float32blk",
 }
+
+_COARSEST = 128  # a segmentation gets scales until it is about as small as this
 
 
 def type_for(dtype: np.dtype[Any]) -> str:
@@ -55,12 +59,19 @@ def adopt(
     dataset: str | None = None,
     offset: Sequence[int] | None = None,
     settings: Mapping[str, str] | None = None,
+    client: Any = None,
+    progress: bool = True,
+    user: str = "",
+    app: str = "",
     force: bool = False,
 ) -> Datatype:
-    """Make an image instance whose voxels are those of an existing volume, until they are written over.
+    """Make an instance whose voxels are those of an existing volume, until they are written over.
 
-    Only the volume's metadata are read. The instance remembers them: when the volume goes away or becomes another one,
-    reads fail, with an error that says so. Whoever keeps it must not change it.
+    Of an image only the metadata are read. A segmentation is read once, to make its label index
+    (`dvid_dask.ops.adopt_labels`); killed and called again with the same arguments, that goes on where it was.
+
+    The instance remembers the volume: when it goes away or becomes another one, reads fail, with an error that says so.
+    Whoever keeps it must not change it.
 
     Parameters
     ----------
@@ -69,16 +80,19 @@ def adopt(
     version
         Where the instance is recorded as made; it is seen from all versions.
     name, typename
-        Of the new instance. The type is chosen by the values' by default: images for uint8, uint16, uint32 and float32;
-        ``"rgba8blk"`` takes a volume of four channels.
+        Of the new instance. The type is chosen by the values' by default: images for uint8, uint16, uint32 and float32,
+        a labelmap for uint64; ``"labelmap"`` takes any unsigned integers, ``"rgba8blk"`` a volume of four channels.
     axes, select, dataset
         As for `open_volume`.
     offset
         First voxel (z, y, x) in the instance; by default what the volume's metadata say, or 0.
     settings
-        Further settings of the instance, as for `Repo.new_instance`.
+        Further settings of the instance, as for `Repo.new_instance`. A labelmap's ``MaxDownresLevel`` is that of the
+        volume by default; where it has only full resolution, as many scales are made as it takes to make it small.
+    client, progress, user, app
+        Of a segmentation, as for `ingest`.
     force
-        Also at a committed version.
+        Also at a committed version; not of a segmentation.
 
     Raises
     ------
@@ -99,9 +113,13 @@ def adopt(
     >>> gray[10, 10, 9:14]
     array([  7, 200, 200, 200,   7], dtype=uint8)
     """
-    if typename is None:
+    if typename is None or typename == LabelMap.typename:
         found = Base.find(source, axes=axes, select=select, dataset=dataset, offset=offset)
-        typename = type_for(found.dtype)
+        typename = typename or type_for(found.dtype)
+        if typename == LabelMap.typename:
+            made = _labelmap_for(found, version, name, settings or {})
+            adopt_labels(found, made, client=client, progress=progress, user=user, app=app)
+            return made
     given: dict[str, str] = dict(settings or {})
     given["Base"] = source if isinstance(source, str) else msgspec.json.encode(source).decode()
     if axes is not None:
@@ -113,3 +131,19 @@ def adopt(
     if offset is not None:
         given["BaseOffset"] = ",".join(str(int(v)) for v in reversed(offset))
     return version.repo.new_instance(typename, name, given, at=version, force=force)
+
+
+def _labelmap_for(base: Base, version: Version, name: str, settings: Mapping[str, str]) -> Datatype:
+    """A new labelmap for a base; or the one that an earlier run made, which was killed."""
+    check_labels(base)
+    if name in version and version[name].info.settings.get("Base") is not None:
+        return version[name]
+    given = {key.lower(): value for key, value in settings.items()}
+    own = 0
+    while base.level(own + 1) is not None:
+        own += 1
+    natural = max(0, (max(base.extents().shape) // _COARSEST).bit_length() - 1)
+    given.setdefault("maxdownreslevel", str(own or natural))
+    if base.nanometres is not None:
+        given.setdefault("voxelsize", ",".join(f"{v:.12g}" for v in reversed(base.nanometres)))
+    return version.repo.new_instance(LabelMap.typename, name, given, at=version)

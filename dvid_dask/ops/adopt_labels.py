@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
     from dvid_dask.datatypes.labelmap.blocks import Layout
 
-__all__ = ["AdoptReport", "adopt_labels"]
+__all__ = ["AdoptReport", "adopt_labels", "check_labels"]
 
 _MAX_BLOCK = 1 << 20  # magnitude of block coordinates that a label index can name
 
@@ -178,12 +178,22 @@ def adopt_labels(
     return _Run(base, instance, ledger, plan, own, client, Progress(progress)).all(began)
 
 
-def _check(base: Base, instance: LabelMap) -> None:
+def check_labels(base: Base) -> None:
+    """Refuse a volume that is no segmentation.
+
+    Raises
+    ------
+    BadRequest
+    """
     if base.dtype.kind != "u" or base.channels != 1:
         channels = f" in {base.channels} channels" if base.channels > 1 else ""
         raise BadRequest(
             f"{base.shown_url} has {base.dtype} values{channels}: labels are unsigned integers; ingest converts others"
         )
+
+
+def _check(base: Base, instance: LabelMap) -> None:
+    check_labels(base)
     cells = base.extents().cells(instance.block_shape)
     if min(cells.start) <= -_MAX_BLOCK or max(cells.stop) > _MAX_BLOCK:
         raise BadRequest(f"blocks {cells} are out of range: a label index names coordinates below {_MAX_BLOCK}")

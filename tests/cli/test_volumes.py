@@ -160,3 +160,24 @@ def test_adopt_makes_an_instance_of_a_volume_in_place(cli, tmp_path):
     assert np.array_equal(image[...], gray)
     assert image.stored().keys == 0
     assert "no volume" in cli("adopt", tmp_path / "nothing", store, "-i", "other", code=1).err
+
+
+def test_adopt_makes_the_label_index_of_a_segmentation(cli, tmp_path):
+    labels = np.random.default_rng(0).integers(0, 9, (4, 4, 8), np.uint32).repeat(16, 0).repeat(16, 1).repeat(16, 2)
+    array = zarr.create_array(str(tmp_path / "seg.zarr"), shape=labels.shape, dtype=labels.dtype, chunks=(32, 32, 32))
+    array[:] = labels
+    store = tmp_path / "store"
+    done = cli(
+        "adopt", tmp_path / "seg.zarr", store, "-i", "seg", "--create", "--repo", "fly", "--type", "labelmap",
+        "--offset", "16,0,-32",
+    )  # fmt: skip
+    assert "'seg' [labelmap] stands on file://" in done.out
+    seg = dvid_dask.open(str(store), compact="never").repos.named("fly")["master"]["seg"]
+    assert np.array_equal(seg[...], labels)
+    assert seg.sizes([3]).tolist() == [int((labels == 3).sum())]
+    assert seg.layout.levels == 0
+    assert [(r.app, r.record["Action"]) for r in seg.history()] == [("dvid-dask adopt", "adopt")]
+    again = cli(
+        "adopt", tmp_path / "seg.zarr", store, "-i", "seg", "--type", "labelmap", "--offset", "16,0,-32", code=1
+    )
+    assert "already" in again.err

@@ -397,9 +397,11 @@ def test_octants_must_fit():
         lb.downsample([None] * 7, None, (16, 16, 16))
 
 
-def test_remapping_dense_arrays():
+@pytest.mark.parametrize("names", [1, 20, 45])
+def test_remapping_dense_arrays(names):
+    """With a few keys and with many for the number of voxels."""
     rng = np.random.default_rng(10)
-    keys = np.unique(rng.integers(0, 50, 20, np.uint64))
+    keys = np.unique(rng.choice(np.arange(50, dtype=np.uint64), names, replace=False))
     values = rng.integers(0, 2**60, keys.size, np.uint64)
     lookup = dict(zip(keys.tolist(), values.tolist(), strict=True))
     volume = rng.integers(0, 60, (9, 7, 11), np.uint64)

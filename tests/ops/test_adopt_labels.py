@@ -296,6 +296,59 @@ def test_versions_and_branches_share_the_volume(repo, tmp_path):
     check(merged, volume, (0, 0, 0))
 
 
+def test_an_ingest_over_the_volume_is_taken_back(repo, tmp_path):
+    volume = neurites((48, 48, 48))
+    seg = labelmap(repo)
+    adopt(save(tmp_path, volume, levels=2), seg)
+    assert not list(seg.undoable())
+    ops.ingest(neurites((30, 30, 30), seed=4), seg, offset=(5, 6, 7), progress=False)
+    (record,) = seg.undoable()
+    seg.undo(record.id)
+    check(seg, volume, (0, 0, 0))
+    seg.redo(record.id)
+    volume[5:35, 6:36, 7:37] = neurites((30, 30, 30), seed=4)
+    check(seg, volume, (0, 0, 0))
+
+
+def test_instances_that_follow(repo, tmp_path):
+    volume = neurites((48, 48, 48))
+    seg = labelmap(repo)
+    adopt(save(tmp_path, volume), seg)
+    synapses, ranks = repo.new_instance("annotation", "synapses"), repo.new_instance("labelsz", "ranks")
+    synapses.set_syncs(["seg"])
+    ranks.set_syncs(["synapses"])
+    at = np.argwhere(volume > 0)[::997]
+    synapses.add([{"Pos": p[::-1].tolist(), "Kind": "PostSyn", "Tags": [], "Prop": {}, "Rels": []} for p in at])
+    a, b = np.unique(volume[tuple(at.T)])[:2].tolist()
+    counted = {int(v): int(n) for v, n in zip(*np.unique(volume[tuple(at.T)], return_counts=True), strict=True)}
+    assert [ranks.count(label, "PostSyn") for label in (a, b)] == [counted[a], counted[b]]
+    seg.merge(a, [b])
+    assert [ranks.count(label, "PostSyn") for label in (a, b)] == [counted[a] + counted[b], 0]
+    seg.write(np.full((48, 48, 48), 5, np.uint64), (0, 0, 0))
+    assert ranks.count(5, "PostSyn") == len(at)
+    assert list(synapses.disagreements()) == list(ranks.disagreements()) == []
+
+
+def test_the_door_makes_a_labelmap_that_fits(repo, tmp_path):
+    volume = neurites((40, 50, 300))
+    version = repo["master"]
+    seg = ops.adopt(save(tmp_path, volume, levels=1), version, "seg", progress=False)
+    assert (seg.layout.levels, seg.voxel_size, seg.block_shape) == (1, (8.0, 8.0, 8.0), (64, 64, 64))
+    assert (seg[...] == volume).all()
+    plain = save(tmp_path, volume.astype(np.uint32), format="zarr3")
+    other = ops.adopt(plain, version, "other", "labelmap", offset=(3, 4, 5), progress=False)
+    assert (other.layout.levels, other.extents.start) == (1, (3, 4, 5))
+    assert (other[...] == volume.astype(np.uint32)).all()
+    finest = ops.adopt(plain, version, "finest", "labelmap", settings={"MaxDownresLevel": "0"}, progress=False)
+    assert adopted.base_at(finest.view(0), 0) is not None
+    assert not list(adopted.edited_keys(finest.view(0), 1))
+    with pytest.raises(Conflict):
+        ops.adopt(plain, version, "seg", "labelmap", progress=False)
+    with pytest.raises(BadRequest, match="unsigned"):
+        ops.adopt(save(tmp_path, volume.astype(np.float32), format="zarr2"), version, "floats", "labelmap")
+    assert "floats" not in version
+
+
 # ------------------------------------------------------------------ what can't be adopted
 
 

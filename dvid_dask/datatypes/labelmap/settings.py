@@ -133,6 +133,10 @@ def new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> new_settings({"blocksize": "32,32,16", "maxdownreslevel": "5"})["BlockSize"]
     [32, 32, 16]
     """
+    if config.get("base"):
+        raise BadRequest(
+            "setting Base: a segmentation is adopted with its label index, by `dvid-dask adopt` or ops.adopt in Python"
+        )
     return {**_DEFAULTS, **_given(config, _PARSERS)}
 
 

@@ -238,6 +238,7 @@ def remap_array(arr: NDArray[np.uint64], keys_sorted: ArrayLike, values: ArrayLi
     target = arr if in_place(arr) else np.ascontiguousarray(arr, np.uint64)
     mem, sz, sy = flatten(target, writeable=True)
     nz, ny, nx = arr.shape
-    kernels.remap_rows(mem, sz, sy, nz, ny, nx, keys, new)
+    remap = kernels.remap_rows_hashed if 16 * keys.size < arr.size else kernels.remap_rows
+    remap(mem, sz, sy, nz, ny, nx, keys, new)
     if target is not arr:
         arr[...] = target

@@ -189,7 +189,7 @@ class Instance(Datatype):
             "Background": held["Background"],
             "GridStore": held["GridStore"],
             "ScaleLevel": held["ScaleLevel"],
-            **({} if self.base_volume is None else {"Base": _shown(self.base_volume)}),
+            **({} if self.base_volume is None else {"Base": self.base_volume.summary()}),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -219,16 +219,3 @@ class Instance(Datatype):
 
     def _stamp(self, m: Mutation) -> dict[str, str]:
         return {"Timestamp": go_time(m.time), "UUID": self.version.uuid}
-
-
-def _shown(base: Base) -> dict[str, Any]:
-    """A base in the words of the REST API: x, y, z, both ends inside."""
-    box = base.extents()
-    return {
-        "URL": base.shown_url,
-        "Format": base.format,
-        "DataType": base.dtype.name,
-        "Scales": base.scales,
-        "ChunkSize": list(reversed(base.chunk)),
-        **points(box),
-    }

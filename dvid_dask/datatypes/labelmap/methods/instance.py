@@ -32,6 +32,8 @@ Point = tuple[int, int, int]
 class Instance(Datatype):
     """Settings, extents and ids of a labelmap at a version."""
 
+    _base: tuple[Any, Base] | None = None
+
     @classmethod
     def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """See `dvid_dask.datatypes.labelmap.settings`."""
@@ -54,8 +56,12 @@ class Instance(Datatype):
     @property
     def base_volume(self) -> Base | None:
         """Where voxels lie that are not in the store; None where all are."""
-        spec = self.info.settings.get("Base")
-        return None if spec is None else Base.of(spec)
+        held = self.info.settings.get("Base")
+        if held is None:
+            return None
+        if self._base is None or self._base[0] is not held:
+            self._base = held, Base.of(held)
+        return self._base[1]
 
     @property
     def layout(self) -> Layout:
@@ -155,6 +161,7 @@ class Instance(Datatype):
             "Background": settings["Background"],
             "GridStore": settings["GridStore"],
             "ScaleLevel": settings["ScaleLevel"],
+            **({} if self.base_volume is None else {"Base": self.base_volume.summary()}),
         }
 
     def _corners(self) -> tuple[list[int] | None, list[int] | None]:
