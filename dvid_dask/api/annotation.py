@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +17,9 @@ from dvid_dask.datatypes.annotation.parsing import (
     to_json,
     verbose_json,
 )
-from dvid_dask.errors import BadRequest
+from dvid_dask.datatypes.annotation.reload import TooManyElementsError
+from dvid_dask.datatypes.annotation.state import Reloading
+from dvid_dask.errors import BadRequest, Conflict
 
 from .common import post_sync, post_tags, undoable
 from .face import Call, Face
@@ -41,6 +45,11 @@ face = Face(
 )
 
 MAX_BODY = 128 << 20
+
+_RELOADS = 5
+"""How often a reload behind is begun anew when others edit meanwhile."""
+
+log = logging.getLogger(__name__)
 """Bytes of a request with elements."""
 
 _LISTED = 1 << 14  # elements that become JSON at a time
@@ -316,7 +325,36 @@ def post_reload(call: Call) -> Response:
     Lists follow every change by themselves: without need there is nothing to do. ``check=true`` compares all lists with
     elements and segmentation and writes those that differ, ``inmemory=false`` likewise. Until it is done POSTs at this
     version are refused with 400; DELETE passes.
+
+    Where more than 4 million elements must be looked at, it is answered at once and done behind, in bounded memory: all
+    new lists are seen when the last one is made. What becomes of it is in the server's log. If the server stops
+    meanwhile, the same request goes on.
     """
     thorough = call.flag("check") or call.query.get("inmemory") == "false"
-    of(call).reload(check=thorough, **who(call))
+    try:
+        of(call).reload(check=thorough, **who(call))
+    except TooManyElementsError:
+        of(call).check_open()  # what works behind makes a draft, which no committed version takes
+        threading.Thread(
+            target=_reload_behind, args=(of(call), call.user, call.app), name="reload", daemon=True
+        ).start()
     return empty()
+
+
+def _reload_behind(annotation: Annotation, user: str, app: str) -> None:
+    """Make all lists anew; again, if somebody edited the segmentation meanwhile."""
+    from dvid_dask.ops import reload_elements  # Dask: a server without such annotations needs none
+
+    what = f"{annotation.name!r} at version {annotation.version.uuid}"
+    for left in reversed(range(_RELOADS)):
+        try:
+            log.info("reload of %s: %s", what, reload_elements(annotation, progress=False, user=user, app=app))
+            return
+        except Reloading:
+            log.warning("reload of %s: another one runs", what)
+            return
+        except Conflict as error:
+            log.warning("reload of %s: %s%s", what, error, " (tries again)" if left else "")
+        except Exception:
+            log.exception("reload of %s failed; the same request goes on", what)
+            return

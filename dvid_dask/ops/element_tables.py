@@ -279,22 +279,36 @@ def _tags(array: pa.Array | None, n: int, first: int) -> Texts | None:
 
 
 def _same_lists(number: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[int]]:
-    """Which lists of numbers are equal: the place of each list among the different ones, and a row of each of those."""
-    n = len(sizes)
-    which = np.zeros(n, np.int64)
+    """Which lists of numbers are equal: the place of each list among the different ones, and a row of each of those.
+
+    Examples
+    --------
+    >>> _same_lists(np.array([4, 4, 7, 4]), np.array([1, 2, 0, 1]))
+    (array([0, 1, 2, 0]), [0, 1, 2])
+    """
+    which = np.zeros(len(sizes), np.int64)
     starts = np.cumsum(sizes) - sizes
-    longest = int(sizes.max(initial=0))
-    alive = np.arange(n)
+    members = np.append(number, -1) + 1  # 0 stands for the end of a list
+    most = int(members.max()) + 1
+    alive = np.arange(len(sizes))
+    before = given = 0
     # refine by one more member at a time: as many steps as the longest list has members
-    for step in range(longest + 1):
-        member = np.where(step < sizes[alive], number[np.minimum(starts[alive] + step, max(len(number) - 1, 0))] + 1, 0)
-        _, found = np.unique(np.stack([which[alive], member]), axis=1, return_inverse=True)
-        which[alive] = found.reshape(-1) + step * n  # apart from lists that have ended
+    for step in range(int(sizes.max(initial=0)) + 1):
+        member = members[np.where(step < sizes[alive], starts[alive] + step, len(number))]
+        found = _numbered((which[alive] - before) * most + member)
+        which[alive] = found + given  # apart from lists that have ended
+        before, given = given, given + int(found.max(initial=-1)) + 1
         alive = alive[sizes[alive] > step]
         if not len(alive):
             break
-    _, rows, which = np.unique(which, return_index=True, return_inverse=True)
-    return which.reshape(-1), rows.tolist()
+    which = _numbered(which)
+    rows = np.flatnonzero(np.diff(np.maximum.accumulate(which), prepend=-1))
+    return which, rows.tolist()
+
+
+def _numbered(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each value among the different ones, in the order in which these come; nothing is sorted."""
+    return pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- properties

@@ -187,7 +187,8 @@ def reload_elements(
 
     Lists follow every edit by themselves. This is for annotations that were given another segmentation to follow, for
     versions that were merged, and for lists that somebody stored as they liked; `Annotation.reload` does it in one
-    commit for up to some million elements. It is seen all at once, and goes on after a kill, as `load_elements`.
+    commit for up to some million elements. It is seen all at once, and goes on after a kill, as `load_elements`. While
+    it runs, elements can't be added or moved at this version, as during any reload.
 
     Parameters
     ----------
@@ -199,24 +200,31 @@ def reload_elements(
     Raises
     ------
     Conflict
-        If others meanwhile changed the segmentation or the annotation. Nothing is changed: start it again.
+        If others meanwhile changed the segmentation or the annotation, or another reload runs. Nothing is changed:
+        start it again.
     LockedVersion
         If the version is committed.
     JobFailedError
         If a task failed for another reason; the same call goes on.
     """
     began = time.monotonic()
-    annotation = bulk_annotation(instance)
-    client = job.find_client(client)
-    job.check_reach(client, annotation)
-    space = annotation.view(0)
     name = job.job_name(
         op="reload-elements",
-        instance=annotation.info.data_uuid,
-        version=annotation.version.uuid,
-        follows=list(annotation.info.syncs),
+        instance=instance.info.data_uuid,
+        version=instance.version.uuid,
+        follows=list(instance.info.syncs),
     )
-    show = Progress(progress, unit="Melement")
+    annotation = bulk_annotation(instance, name)
+    client = job.find_client(client)
+    job.check_reach(client, annotation)
+    with annotation.holding_reload(name, user=user, app=app):
+        return _reload(annotation, name, client, Progress(progress, unit="Melement"), began, user=user, app=app)
+
+
+def _reload(
+    annotation: Annotation, name: str, client: Any, show: Progress, began: float, *, user: str, app: str
+) -> ElementsReport:
+    space = annotation.view(0)
     runs = block_runs(space)
     show.say(
         f"reload {annotation.name!r} at version {annotation.version.uuid[:12]}: about "
@@ -238,8 +246,15 @@ def reload_elements(
         raise
 
 
-def bulk_annotation(instance: Datatype) -> Annotation:
+def bulk_annotation(instance: Datatype, reload: str = "") -> Annotation:
     """The instance, if elements can be loaded into it.
+
+    Parameters
+    ----------
+    instance
+        At its version.
+    reload
+        Name of the job that makes its lists anew, if it is one.
 
     Raises
     ------
@@ -248,12 +263,12 @@ def bulk_annotation(instance: Datatype) -> Annotation:
     LockedVersion
         If its version is committed.
     Conflict
-        If its lists are being made anew.
+        If its lists are being made anew by another one.
     """
     if not isinstance(instance, Annotation):
         raise NotSupported(f"{instance.name!r} is a {instance.info.typename}: elements belong to an annotation")
     instance.check_open()
-    state.check_no_reload(instance.view(0))
+    state.check_no_reload(instance.view(0), reload)
     return instance
 
 
@@ -283,7 +298,7 @@ class _Bulk:
     annotation: Annotation = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "annotation", bulk_annotation(self.ledger.instance))
+        object.__setattr__(self, "annotation", bulk_annotation(self.ledger.instance, self.ledger.name))
 
     @property
     def bodies(self) -> Slips:
@@ -377,7 +392,7 @@ class _Bulk:
         if before.prefix != now.prefix or before.token == now.token:
             return
         for change in self.ledger.changes_since(other):
-            if not change.startswith(job.JOBS):
+            if not change.startswith((job.JOBS, state.RELOAD)):
                 raise Conflict(
                     f"the {what} {other.name!r} was edited while the job ran: nothing of it is kept, start it again "
                     "while nobody edits this version"

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from dvid_dask.datatypes.annotation import state
+from dvid_dask.datatypes.annotation import reload, state
+from dvid_dask.errors import Conflict
 from tests.datatypes.annotation.model import Model, check, element, freeze
 
 BLOCK = "16,16,16"
@@ -218,7 +219,7 @@ def test_markup_in_texts_is_escaped(client, synapses):
 
 def test_posts_wait_for_a_reload_and_deletes_do_not(client, synapses, make_client):
     instance = client.datastore[synapses.split("/")[3]]["synapses"]
-    with instance._held(user="", app="", force=False):
+    with instance.holding_reload():
         before = everything(client, synapses)
         for keyword, body in (
             ("elements", b"[]"),
@@ -242,6 +243,55 @@ def test_a_reload_that_was_killed_holds_nobody_up_for_long(client, synapses, mon
     post(client, synapses, FIRST, status=400)
     time.sleep(0.4)
     post(client, synapses, FIRST)
+
+
+def test_a_reload_of_very_many_is_answered_at_once_and_done_behind(client, synapses, monkeypatch):
+    """All lists of it are seen at once, and an edit of the segmentation meanwhile only makes it begin again."""
+    from dvid_dask.ops import elements as jobs
+
+    instance = client.datastore[synapses.split("/")[3]]["synapses"]
+    wanted = everything(client, synapses)
+    text = json.dumps([{"Pos": [3, 3, 3], "Kind": "Gap"}])
+    assert client.post(f"{synapses}/labels", content=json.dumps({"2": text, "77": text})).status_code == 200
+    assert everything(client, synapses) != wanted
+    monkeypatch.setattr(reload, "MOST", 2)
+    go, tries = threading.Event(), []
+    run = jobs._Reload.__call__
+
+    def slow(self, *args):
+        tries.append(self)
+        if len(tries) == 1:
+            raise Conflict("somebody edited")
+        assert go.wait(60)
+        return run(self, *args)
+
+    monkeypatch.setattr(jobs._Reload, "__call__", slow)
+    assert client.post(f"{synapses}/reload?check=true").status_code == 200
+    wait_until(lambda: len(tries) == 2)
+    before = everything(client, synapses)
+    assert before != wanted
+    post(client, synapses, FIRST, status=400)
+    assert client.post(f"{synapses}/reload").status_code == 400
+    assert everything(client, synapses) == before
+    go.set()
+    wait_until(lambda: not instance.reloading)
+    assert everything(client, synapses) == wanted
+    assert list(instance.disagreements()) == []
+    post(client, synapses, FIRST)
+
+
+def test_a_committed_version_has_no_reload_behind(client, synapses, monkeypatch):
+    instance = client.datastore[synapses.split("/")[3]]["synapses"]
+    monkeypatch.setattr(reload, "MOST", 2)
+    instance.version.commit()
+    assert client.post(f"{synapses}/reload?check=true").status_code == 400
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_lists_as_given_until_a_reload(client, synapses):

@@ -20,7 +20,7 @@ from dvid_dask.datatypes.annotation.tables import from_rows
 from dvid_dask.datatypes.annotation.verify import verify
 from dvid_dask.datatypes.base import Mutation, Space, TxSpace, register
 from dvid_dask.datatypes.events import ListsReplaced
-from dvid_dask.errors import BadRequest
+from dvid_dask.errors import BadRequest, LockedVersion
 from dvid_dask.versions.undo import scan_undo
 
 if TYPE_CHECKING:
@@ -348,9 +348,17 @@ class Annotation(Reads):
         -------
         int
             Lists that were made anew; -1 for all.
+
+        Raises
+        ------
+        BadRequest
+            There are more than 4 million elements, all of which would have to be looked at: `ops.reload_elements` does
+            it, in bounded memory.
+        Reloading
+            Another reload runs.
         """
         self.check_open(force)
-        with self._held(user=user, app=app, force=force):
+        with self.holding_reload(user=user, app=app, force=force):
 
             def change(m: Mutation, space: TxSpace) -> int:
                 held, wanted = state.read_state(space), self._wanted_state()
@@ -407,12 +415,25 @@ class Annotation(Reads):
         return len(wrong)
 
     @contextlib.contextmanager
-    def _held(self, **who: Any) -> Iterator[None]:
-        """Have others know that a reload runs, until it is over."""
+    def holding_reload(self, owner: str = "", **who: Any) -> Iterator[None]:
+        """Have others know that a reload runs, until it is over.
+
+        Parameters
+        ----------
+        owner
+            Name of a job, which holds no second run of itself up.
+        who
+            As `Datatype.mutate`.
+
+        Raises
+        ------
+        Reloading
+            Another one runs.
+        """
 
         def start(_: Mutation, space: TxSpace) -> None:
-            state.check_no_reload(space)
-            state.hold_reload(space)
+            state.check_no_reload(space, owner)
+            state.hold_reload(space, owner)
 
         self.mutate(start, **who)
         over = threading.Event()
@@ -420,7 +441,7 @@ class Annotation(Reads):
         def renew() -> None:
             while not over.wait(state.LEASE / 3):
                 with contextlib.suppress(Exception):
-                    self.mutate(lambda _, space: state.hold_reload(space), **who)
+                    self.mutate(lambda _, space: state.hold_reload(space, owner), **who)
 
         keeper = threading.Thread(target=renew, name="reload-lease", daemon=True)
         keeper.start()
@@ -429,7 +450,8 @@ class Annotation(Reads):
         finally:
             over.set()
             keeper.join()
-            self.mutate(lambda _, space: state.end_reload(space), **who)
+            with contextlib.suppress(LockedVersion):  # committed meanwhile: nobody posts there any more
+                self.mutate(lambda _, space: state.end_reload(space), **who)
 
     @property
     def reloading(self) -> bool:

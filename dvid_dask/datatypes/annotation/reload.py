@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST",
+    "TooManyElementsError",
     "all_elements",
     "clear_lists",
     "given_lists",
@@ -37,21 +38,25 @@ MOST = 4_000_000
 _CLASSES = (keys.LABEL, keys.TAG, keys.PAGE, keys.GIVEN)
 
 
-def all_elements(space: AnySpace, most: int | None = MOST) -> Elements:
+class TooManyElementsError(BadRequest):
+    """More elements than have their lists made anew in one commit."""
+
+
+def all_elements(space: AnySpace) -> Elements:
     """The elements of all blocks.
 
     Raises
     ------
-    BadRequest
-        If there are more than `most`.
+    TooManyElementsError
+        If there are more than `MOST`.
     """
     parts, n = [], 0
     for _, held, _ in scan_blocks(space):
         parts.append(held)
         n += len(held)
-        if most is not None and n > most:
-            raise BadRequest(
-                f"more than {most:,} elements: have their lists made anew by Dask, with ops.reload_elements"
+        if n > MOST:
+            raise TooManyElementsError(
+                f"more than {MOST:,} elements: have their lists made anew by Dask, with ops.reload_elements"
             )
     return Elements.join(parts)
 

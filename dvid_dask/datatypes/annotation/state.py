@@ -63,26 +63,29 @@ def write_state(space: TxSpace, state: State) -> None:
     space.put(keys.STATE, _encode(state))
 
 
-def reloading(space: AnySpace) -> bool:
-    """Whether the lists are being made anew."""
+def reloading(space: AnySpace, owner: str = "") -> bool:
+    """Whether the lists are being made anew, by others than the owner, if one is named."""
     value = space.get(RELOAD)
-    return value is not None and float(value) > time.time()
+    if value is None:
+        return False
+    until, _, holder = value.partition(b" ")
+    return float(until) > time.time() and not (owner and holder == owner.encode())
 
 
-def check_no_reload(space: AnySpace) -> None:
-    """Refuse while the lists are being made anew.
+def check_no_reload(space: AnySpace, owner: str = "") -> None:
+    """Refuse while the lists are being made anew, by others than the owner, if one is named.
 
     Raises
     ------
     Reloading
     """
-    if reloading(space):
+    if reloading(space, owner):
         raise Reloading("the lists are being made anew: wait until the reload is done")
 
 
-def hold_reload(space: TxSpace) -> None:
-    """Say that the lists are being made anew, for another while."""
-    space.put(RELOAD, b"%f" % (time.time() + LEASE))
+def hold_reload(space: TxSpace, owner: str = "") -> None:
+    """Say that the lists are being made anew, for another while, and who does so: it may be started again meanwhile."""
+    space.put(RELOAD, b"%f %s" % (time.time() + LEASE, owner.encode()))
 
 
 def end_reload(space: TxSpace) -> None:
