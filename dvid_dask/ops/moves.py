@@ -30,8 +30,7 @@ from dvid_dask.errors import BadRequest
 from dvid_dask.ops import job
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.job import LedgerPhase, Result
-from dvid_dask.ops.label_bricks import partition_of
-from dvid_dask.ops.piles import Pile, by_mapping_page
+from dvid_dask.ops.piles import Pile, by_mapping_page, by_neighbours
 from dvid_dask.versions.records import rfc3339
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Moves:
         self, task: int, part: int, old: NDArray[np.uint64], supervoxel: NDArray[np.uint64], new: NDArray[np.uint64]
     ) -> list[tuple[bytes, bytes]]:
         """Keys and values that hold moves, each (old body, supervoxel) once; for a whole body say `moves.WHOLE`."""
-        return self._moves.cut(task, part, partition_of(old, self.partitions), [old, supervoxel, new])
+        return self._moves.cut(task, part, by_neighbours(old, self.partitions), [old, supervoxel, new])
 
     def cut_retired(self, task: int, ids: NDArray[np.uint64]) -> list[tuple[bytes, bytes]]:
         """Keys and values that hold ids of bodies that are no supervoxels."""
@@ -324,7 +323,7 @@ class _Out:
             return
         to, rows = np.concatenate(self._to), Rows.concatenate(self._rows)
         self._rows, self._to, self._held = [], [], 0
-        where = partition_of(to, self._job.partitions)
+        where = by_neighbours(to, self._job.partitions)
         items = self._job._rows.cut(self._task, self._part, where, [to, *rows.table()])
         self._job.ledger.mutate(lambda _, tx: tx.put_many(items))
         self._part += 1

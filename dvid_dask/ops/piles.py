@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Space
     from dvid_dask.ops.job import Ledger
 
-__all__ = ["Pile", "by_mapping_page"]
+__all__ = ["Pile", "by_mapping_page", "by_neighbours"]
+
+_NEIGHBOURS = np.uint64(10)
 
 
 def by_mapping_page(supervoxels: NDArray[np.uint64], partitions: int) -> NDArray[np.int64]:
     """Partitions of supervoxels: those of one page of the mapping are together."""
     return partition_of(supervoxels >> np.uint64(keys.MAPPING_BITS), partitions)
+
+
+def by_neighbours(bodies: NDArray[np.uint64], partitions: int) -> NDArray[np.int64]:
+    """Partitions of bodies: ids near each other are together.
+
+    Their records lie in the same nodes of the tree. Bodies dealt out one by one would have each task's commit write
+    nearly all nodes anew, so that the bytes written grew with the square of the table.
+    """
+    return partition_of(bodies >> _NEIGHBOURS, partitions)
 
 
 class Pile:

@@ -18,6 +18,7 @@ from dvid_dask import ops
 from dvid_dask.datatypes.labelmap.index import SMALL, Index
 from dvid_dask.errors import BadRequest, Conflict, LockedVersion, NotSupported
 from dvid_dask.ops import drafts, moves
+from dvid_dask.ops.piles import by_neighbours
 from tests.ops.conftest import neurites
 from tests.ops.test_ingest import labelmap
 
@@ -370,6 +371,15 @@ def test_cleaved_bodies_get_none_of_the_ids_that_others_are_renumbered_to():
     assert report.cleaved.new_body.tolist() == [soon + 1, soon + 3]
     assert seg.sizes([soon, soon + 2]).tolist() == seg.sizes([7, 8], supervoxels=True).tolist()
     assert list(seg.verify()) == []
+
+
+def test_bodies_next_to_each_other_are_in_one_partition_and_all_partitions_get_some():
+    ids = np.arange(1 << 20, dtype=np.uint64) + np.uint64(1 << 40)
+    where = by_neighbours(ids, 77)
+    assert (where[1:] != where[:-1]).sum() < len(ids) >> 10
+    share = np.bincount(where, minlength=77) / len(ids)
+    assert share.min() > 0.3 / 77
+    assert share.max() < 3 / 77
 
 
 def test_history_tells_edits_by_table():
