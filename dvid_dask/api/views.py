@@ -1,4 +1,4 @@
-"""Volumes read as zarr and as neuroglancer precomputed: ``zarr/...`` and ``precomputed/...`` of labels and images.
+"""Volumes read as zarr and as neuroglancer precomputed, annotations as precomputed: ``zarr/...``, ``precomputed/...``.
 
 What a committed version's full UUID names never changes, so such answers may be kept for ever; others are asked for
 again, and answered 304 where nothing changed. Parts are answered for ``Range``.
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats.compression import gzip_compress
-from dvid_dask.views import PrecomputedView, ZarrView
+from dvid_dask.views import AnnotationsView, PrecomputedView, ZarrView
 
-from . import imageblk, labelarray, labelblk, labelmap
+from . import annotation, imageblk, labelarray, labelblk, labelmap
 from .ranges import conditional
 from .responses import not_found
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .face import Call
     from .state import ServerState
 
-__all__ = ["get_precomputed", "get_zarr"]
+__all__ = ["get_annotations", "get_precomputed", "get_zarr"]
 
-V = TypeVar("V", ZarrView, PrecomputedView)
+V = TypeVar("V", ZarrView, PrecomputedView, AnnotationsView)
 
 #: Views that a server keeps: each is one state of an instance at a version.
 _MANY = 64
@@ -68,6 +68,16 @@ def get_precomputed(call: Call) -> Response:
     return _answer(call, found, shrinks=call.instance.typename in LABEL_VOLUMES)
 
 
+@annotation.face.get("precomputed", args="/<path>")
+def get_annotations(call: Call) -> Response:
+    """The elements at this version as neuroglancer's precomputed annotations, found by space, id and body.
+
+    Open ``precomputed://http://.../<name>/precomputed`` in neuroglancer: points with their kind and those of their
+    properties that are numbers; ``.../precomputed/lines`` has a line from each presynaptic element to those after it.
+    """
+    return _answer(call, _view(call, AnnotationsView).get(_path(call)), shrinks=True)
+
+
 def _path(call: Call) -> str:
     path = "/".join(call.args)
     if not path:
@@ -83,7 +93,7 @@ def _view(call: Call, kind: type[V], supervoxels: bool = False) -> V:
     key = kind, info.data_uuid, call.version.id, instance.view().token, supervoxels
     found = views.get(key)
     if found is None or (found[0] is not info and found[0] != info):
-        views[key] = found = info, kind(instance, supervoxels=supervoxels)
+        views[key] = found = info, kind(instance, **({"supervoxels": True} if supervoxels else {}))
         while len(views) > _MANY:
             views.popitem(last=False)
     return found[1]

@@ -89,7 +89,6 @@ class _Reads:
         """`tensorstore.KvStore` at the instance's prefix, for arrays that lie in this space."""
         return self._reader.kvstore / self.prefix.decode("ascii")
 
-
     def kvstore_of(self, folder: bytes) -> Any:
         """As `kvstore`, for reads of keys that begin with `folder`: faster where no small commit has touched those."""
         return self._reader.kvstore_of(self.prefix + folder) / self.prefix.decode("ascii")

@@ -4,6 +4,7 @@
 `volume`       where a volume lies and its blocks, of one state of an instance
 `zarr`         a zarr 3 group with an array for each scale, which is an OME-Zarr
 `precomputed`  a neuroglancer precomputed volume
+`annotations`  annotations as neuroglancer's precomputed format has them
 `store`        a view as a zarr store, for zarr-python, xarray and dask in this process
 `backend`      xarray's engine ``dvid``
 =============  ================================================================================
@@ -12,9 +13,10 @@ What is stored in the same form is passed on as it is: the chunks of an image's 
 of a precomputed segmentation are label blocks transcoded without being expanded.
 """
 
+from .annotations import AnnotationsView
 from .precomputed import PrecomputedView
 from .store import ViewStore
 from .volume import Level, Volume
 from .zarr import ZarrView
 
-__all__ = ["Level", "PrecomputedView", "ViewStore", "Volume", "ZarrView"]
+__all__ = ["AnnotationsView", "Level", "PrecomputedView", "ViewStore", "Volume", "ZarrView"]

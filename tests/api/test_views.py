@@ -129,3 +129,27 @@ def test_a_changed_voxel_size_is_seen_at_once(client, volume):
     assert client.get(f"{node}/precomputed/info").json()["scales"][0]["resolution"] == [8, 8, 8]
     assert client.post(f"{node}/resolution", json=[4, 4, 40]).status_code == 200
     assert client.get(f"{node}/precomputed/info").json()["scales"][0]["resolution"] == [4, 4, 40]
+
+
+def test_annotations(client):
+    uuid = client.repo()
+    client.instance(uuid, "labelmap", "seg", BlockSize="16,16,16")
+    node = client.instance(uuid, "annotation", "synapses")
+    assert client.post(f"{node}/sync", json={"sync": "seg"}).status_code == 200
+    voxels = np.full((16, 16, 16), 7, np.uint64).tobytes()
+    assert client.post(f"/api/node/{uuid}/seg/raw/0_1_2/16_16_16/0_0_0", content=voxels).status_code == 200
+    assert client.post(f"{node}/elements", json=[{"Pos": [1, 2, 3], "Kind": "PreSyn"}]).status_code == 200
+    info = client.get(f"{node}/precomputed/info")
+    assert info.json()["@type"] == "neuroglancer_annotations_v1"
+    assert info.json()["relationships"] == [{"id": "body", "key": "body"}]
+    assert info.headers["cache-control"] == "no-cache"
+    box = client.get(f"{node}/precomputed/spatial0/0_0_0")
+    assert np.frombuffer(box.content[8:20], "<f4").tolist() == [1.5, 2.5, 3.5]
+    assert client.get(f"{node}/precomputed/body/7").content == box.content
+    assert client.get(f"{node}/precomputed/body/8").content == bytes(8)  # none, and no error in the viewer
+    assert client.get(f"{node}/precomputed/spatial0/9_0_0").status_code == 404
+    assert client.get(f"{node}/precomputed").status_code == 400
+    again = client.get(f"{node}/precomputed/info", headers={"If-None-Match": info.headers["etag"]})
+    assert again.status_code == 304
+    client.commit(uuid)
+    assert "immutable" in client.get(f"{node}/precomputed/info").headers["cache-control"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from dvid_dask.datatypes import LABEL_VOLUMES
+from dvid_dask.datatypes.events import KINDS
 from dvid_dask.errors import DvidError
 from dvid_dask.formats.urls import shown
 from dvid_dask.store import StoreError
@@ -14,10 +17,12 @@ if TYPE_CHECKING:
     from dvid_dask.versions import Version
     from dvid_dask.versions.records import InstanceInfo
 
-__all__ = ["Card", "Volume", "card_of", "volume_of"]
+__all__ = ["Card", "Volume", "card_of", "picture_of", "volume_of"]
 
 #: Sides of a picture in pixels at most.
 PICTURE = 256
+#: Keys of an instance up to which they are read for its card.
+MANY = 2000
 
 IMAGES = frozenset({"uint8blk", "uint16blk", "uint32blk", "uint64blk", "float32blk", "rgba8blk"})
 
@@ -36,6 +41,8 @@ class Volume(NamedTuple):
         Coarser scales it has.
     labels : bool
         Whether its voxels are labels.
+    channels : int
+        Values of a voxel.
     """
 
     start: tuple[int, int, int]
@@ -44,6 +51,7 @@ class Volume(NamedTuple):
     units: str
     scales: tuple[int, ...]
     labels: bool
+    channels: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,7 +90,8 @@ def volume_of(version: Version, info: InstanceInfo) -> Volume | None:
     if not extents:
         return None
     (z, y, x), (c, b, a) = extents
-    return Volume((x, y, z), (a, b, c), instance.voxel_size[::-1], str(instance.voxel_units[-1]), scales, labels)
+    size, units = instance.voxel_size[::-1], str(instance.voxel_units[-1])
+    return Volume((x, y, z), (a, b, c), size, units, scales, labels, 1 if labels else instance.layout.channels)
 
 
 def card_of(version: Version, info: InstanceInfo, address: str) -> Card:
@@ -107,14 +116,36 @@ def card_of(version: Version, info: InstanceInfo, address: str) -> Card:
                 facts.append(f"{1 + len(volume.scales)} scales")
         if base := info.settings.get("Base"):
             facts.append(f"adopted from {shown(base['url'])}")
-        amount = version.instance(info).stored()
-        facts.append(f"{amount.keys:,} key{'' if amount.keys == 1 else 's'}, {size_text(amount.bytes)}")
+        instance = version.instance(info)
+        amount = instance.stored()
+        if volume is None and amount.keys <= MANY:
+            facts += facts_of(instance)
+        facts.append(f"{_counted(amount.keys, 'key')}, {size_text(amount.bytes)}")
     except (DvidError, StoreError, ValueError) as error:
         trouble = str(error)
     named = version.repo.state().by_data_uuid
     syncs = [named[s].name for s in info.syncs if s in named]
     picture = picture_of(volume, f"{address}/{info.name}") if volume is not None else ""
     return Card(info.name, info.typename, info.versioned, facts, picture, volume, syncs, dict(info.tags or {}), trouble)
+
+
+def facts_of(instance: Any) -> list[str]:
+    """What there is to say of an instance that is no volume, in words; for those with few keys, which are all read."""
+    kind = instance.typename
+    if kind == "annotation":
+        counts = sum((np.bincount(held.kind, minlength=len(KINDS)) for _, held, _ in instance.scan()), np.zeros(5, int))
+        return [
+            ", ".join(f"{n:,} {name}" for name, n in zip(KINDS, counts.tolist(), strict=True) if n) or "no elements"
+        ]
+    if kind == "neuronjson":
+        return [_counted(len(instance), "neuron")]
+    if kind == "roi":
+        return [_counted(len(instance.region), "block")]
+    return []
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def picture_of(volume: Volume, address: str) -> str:

@@ -25,9 +25,10 @@ from starlette.responses import Response
 
 from dvid_dask.datatypes import LABEL_VOLUMES
 from dvid_dask.errors import DvidError
+from dvid_dask.store import StoreError
 from dvid_dask.versions.state import branch_name
 
-from .cards import card_of
+from .cards import card_of, picture_of, volume_of
 from .graph import Drawing, draw
 from .viewer import PREFIX, bundle, file_of, service_of, sources, state_of, viewer_link
 
@@ -149,10 +150,11 @@ def _entry(repo: Repo) -> Entry:
         version = _head(repo)
         # a picture is worth a card: that of the first volume, images before labels
         for info in sorted(state.instances.values(), key=lambda i: (i.typename in LABEL_VOLUMES, i.name)):
-            picture = card_of(version, info, f"/api/node/{version.uuid}").picture
-            if picture:
+            volume = volume_of(version, info)
+            if volume is not None:
+                picture = picture_of(volume, f"/api/node/{version.uuid}/{info.name}")
                 break
-    except DvidError as error:
+    except (DvidError, StoreError, ValueError) as error:
         trouble = str(error)
     record = state.record
     return Entry(

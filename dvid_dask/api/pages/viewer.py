@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import anyio
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from dvid_dask.api.face import Request
     from dvid_dask.api.state import ServerState
 
-__all__ = ["PREFIX", "bundle", "file_of", "service_of", "sources", "state_of", "viewer_link"]
+__all__ = ["PREFIX", "bundle", "file_of", "service_of", "Shown", "sources", "state_of", "viewer_link"]
 
 #: Where the viewer lies on this server, its page, and the addresses that the page makes out of that.
 PREFIX = "/neuroglancer/"
@@ -61,18 +62,63 @@ def bundle() -> Path | None:
     return None
 
 
-def layer_of(name: str, volume: Volume, source: str) -> dict[str, Any]:
+#: How colour images are drawn.
+COLOURS = """void main() {
+  emitRGB(vec3(toNormalized(getDataValue(0)), toNormalized(getDataValue(1)), toNormalized(getDataValue(2))));
+}
+"""
+
+#: How elements are drawn: by kind.
+SHADER = """void main() {
+  vec3 colour = vec3(0.7, 0.7, 0.7);
+  if (prop_kind() == 1u) colour = vec3(0.3, 0.75, 1.0);
+  if (prop_kind() == 2u) colour = vec3(1.0, 0.8, 0.2);
+  setColor(colour);
+  setPointMarkerSize(6.0);
+}
+"""
+
+
+class Shown(NamedTuple):
+    """A layer that the viewer can show.
+
+    Attributes
+    ----------
+    name : str
+    source : str
+        URL as neuroglancer takes it.
+    volume : Volume or None
+        What it shows; None for annotations.
+    follows : str
+        For annotations the layer of the segmentation that they follow.
+    """
+
+    name: str
+    source: str
+    volume: Volume | None = None
+    follows: str = ""
+
+
+def layer_of(layer: Shown) -> dict[str, Any]:
     """A layer of the viewer's state."""
-    return {"type": "segmentation" if volume.labels else "image", "source": source, "name": name}
+    made: dict[str, Any] = {"type": "annotation", "source": layer.source, "name": layer.name}
+    if layer.volume is not None:
+        made["type"] = "segmentation" if layer.volume.labels else "image"
+        if layer.volume.channels > 2:
+            made |= {"channelDimensions": {"c^": [1, ""]}, "shader": COLOURS}
+        return made
+    if layer.follows:
+        made["linkedSegmentationLayer"] = {"body": layer.follows}
+    return made | {"shader": SHADER}
 
 
-def state_of(layers: Iterable[tuple[str, Volume, str]]) -> dict[str, Any]:
-    """The viewer's state that shows volumes: all of the first one, from its middle.
+def state_of(layers: Iterable[Shown]) -> dict[str, Any]:
+    """The viewer's state that shows volumes and annotations: all of the largest volume, from its middle.
 
     Parameters
     ----------
-    layers : iterable of (str, Volume, str)
-        Name, volume, and source URL of each, in the order of drawing.
+    layers : iterable of Shown
+        In the order of drawing.
 
     Returns
     -------
@@ -80,41 +126,47 @@ def state_of(layers: Iterable[tuple[str, Volume, str]]) -> dict[str, Any]:
         As neuroglancer reads it after ``#!``.
     """
     given = list(layers)
-    if not given:
-        return {"layers": []}
-    first = given[0][1]
+    volumes = [layer.volume for layer in given if layer.volume is not None]
+    if not volumes:
+        return {"layers": [layer_of(layer) for layer in given]}
+    first = max(volumes, key=lambda volume: math.prod(volume.shape))
     metre = _METRES.get(first.units.lower(), 1e-9)
     sizes = [size * metre for size in first.voxel_size]
     longest = max(n * size for n, size in zip(first.shape, sizes, strict=True))
+    chosen = [layer.name for layer in given if layer.volume is not None][-1]
     return {
         "dimensions": {axis: [size, "m"] for axis, size in zip("xyz", sizes, strict=True)},
         "position": [(a + b) / 2 for a, b in zip(first.start, first.stop, strict=True)],
         # canonical voxels per pixel: the smallest voxel side is one
         "crossSectionScale": max(longest / min(sizes) / 600, 0.05),
         "projectionScale": longest / min(sizes) * 1.5,
-        "layers": [layer_of(*layer) for layer in given],
+        "layers": [layer_of(layer) for layer in given],
         "layout": "4panel",
         "showSlices": False,
-        "selectedLayer": {"layer": given[-1][0]},
+        "selectedLayer": {"layer": chosen},
     }
 
 
-def sources(cards: Iterable[Card], host: str, uuid: str) -> list[tuple[str, Volume, str]]:
-    """The volumes that the viewer can show, with their sources, images first.
+def sources(cards: Iterable[Card], host: str, uuid: str) -> list[Shown]:
+    """What the viewer can show, with its sources: images, then segmentations, then annotations.
 
     Images as precomputed volumes: without loss, of any type, with all scales. Labelmaps through the viewer's DVID
     source, which finds their meshes; it takes the scales from the setting ``MaxDownresLevel`` and shows none without
-    any, so that those are precomputed volumes as well.
+    any, so that those are precomputed volumes as well. Annotations as precomputed ones, linked to the segmentation that
+    they follow.
     """
+    held = list(cards)
+    labels = {card.name for card in held if card.volume is not None and card.volume.labels}
     shown = []
-    for card in cards:
-        if card.volume is None:
-            continue
+    for card in held:
         source = f"precomputed://{host}/api/node/{uuid}/{card.name}/precomputed"
-        if card.volume.labels and card.volume.scales:
-            source = f"dvid://{host}/{uuid}/{card.name}"
-        shown.append((card.name, card.volume, source))
-    return sorted(shown, key=lambda layer: layer[1].labels)
+        if card.volume is not None:
+            if card.volume.labels and card.volume.scales:
+                source = f"dvid://{host}/{uuid}/{card.name}"
+            shown.append(Shown(card.name, source, card.volume))
+        elif card.typename == "annotation" and not card.trouble:
+            shown.append(Shown(card.name, source, follows=next((s for s in card.syncs if s in labels), "")))
+    return sorted(shown, key=lambda layer: 2 if layer.volume is None else int(layer.volume.labels))
 
 
 def viewer_link(state: Mapping[str, Any]) -> str:
@@ -128,6 +180,22 @@ def file_of(folder: Path, name: str, cache: str) -> Response | None:
     if not re.fullmatch(r"\w[\w.-]*", name) or not (folder / name).is_file():
         return None
     return FileResponse(folder / name, headers={"Cache-Control": cache, "X-Content-Type-Options": "nosniff"})
+
+
+@functools.lru_cache(maxsize=2)
+def _mended(file: Path) -> bytes | None:
+    """The viewer's code without a fault of it; None for code that hasn't got it.
+
+    On its way through a state the viewer writes the address anew, once a second has passed. An annotation layer that
+    isn't restored by then has no relationships, which its ``toJSON`` asks the length of; that error takes away the
+    layer which is being restored at this moment, mostly the image. Slow machines see it at each cold start.
+    """
+    code = file.read_bytes()
+    found = re.search(rb'=1===(\w)\.length&&"segments"===\1\[0\]\?void 0:\1', code)
+    if found is None:
+        return None
+    fixed = found[0].replace(b".length", b"?.length").replace(b"[0]", b"?.[0]")
+    return code[: found.start()] + fixed + code[found.end() :]
 
 
 class _Silence(Response):
@@ -168,5 +236,12 @@ def service_of(request: Request) -> Response | None:
         return RedirectResponse(viewer_link({}), 307)
     if path == PAGE:
         return file_of(folder, "index.html", "no-cache")
-    # the names of all other files change with what is in them
-    return file_of(folder, path.removeprefix(PAGE), "max-age=31536000, immutable") if path.startswith(PAGE) else None
+    if not path.startswith(PAGE):
+        return None
+    name = path.removeprefix(PAGE)
+    cache = "max-age=31536000, immutable"  # the names of files change with what is in them
+    found = file_of(folder, name, cache)
+    mended = _mended(folder / name) if found is not None and re.fullmatch(r"main\.\w+\.js", name) else None
+    if mended is None:
+        return found
+    return Response(mended, 200, {"Cache-Control": cache, "X-Content-Type-Options": "nosniff"}, "text/javascript")

@@ -8,11 +8,15 @@ import shutil
 import time
 from urllib.parse import unquote
 
+import dask
+import httpx2 as httpx
 import numpy as np
 import pytest
 from imagecodecs import png_decode
 
 import dvid_dask
+from dvid_dask import ops
+from dvid_dask.api.pages.viewer import SHADER
 
 from ..conftest import server_process
 
@@ -25,6 +29,9 @@ pytestmark = [
 ]
 
 WIDTH, HEIGHT = 900, 700
+
+#: Places (x, y) in plane 32, none near another.
+SYNAPSES = {(40, 40): "PreSyn", (90, 40): "PostSyn", (40, 90): "PostSyn", (90, 90): "Note"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A server with an image of gentle waves, askew to all axes, and eight bodies, each an octant."""
+    """A server with an image of waves, askew to all axes; eight bodies, each an octant, with meshes; synapses."""
     folder = tmp_path_factory.mktemp("browser") / "store"
     z, y, x = np.indices((128, 128, 128))
     gray = (128 + 60 * np.sin(x / 9 + z / 17) + 60 * np.cos(y / 13 - x / 40)).astype(np.uint8)
@@ -58,6 +65,11 @@ def served(tmp_path_factory):
         repo.new_instance("uint8blk", "gray").write(gray, (0, 0, 0))
         seg = repo.new_instance("labelmap", "seg", {"MaxDownresLevel": "1"})
         seg.write(labels, (0, 0, 0))
+        synapses = repo.new_instance("annotation", "synapses")
+        synapses.set_syncs(["seg"])
+        synapses.add([{"Pos": [x, y, 32], "Kind": kind} for (x, y), kind in SYNAPSES.items()])
+        with dask.config.set(scheduler="threads"):
+            ops.mesh(seg, repo.new_instance("keyvalue", "seg_meshes"), progress=False)
         root = repo["master"]
         root.commit("as made")
         seg = root.newversion()["seg"]
@@ -160,9 +172,67 @@ def test_a_click_picks_the_body(browser, served, format):
         actions = ActionChains(browser)
         actions.w3c_actions.pointer_action.move_to_location(int(columns[1]), int(rows[1]))
         actions.pause(1.0).double_click().perform()
-        until(browser, "return JSON.stringify(viewer.state).includes('segments')", 20)
-        chosen = browser.execute_script("return viewer.state.toJSON().layers[0].segments.map(String)")
-        assert chosen == [str(here[1])]
+        chosen = f"return String(viewer.state.toJSON().layers[0].segments) === '{here[1]}'"
+        until(browser, chosen, 20)
+
+
+def test_annotations_are_where_they_were_put(browser, served):
+    url, root, *_ = served
+    source = f"precomputed://{url}/api/node/{root}/synapses/precomputed"
+    opened(browser, url, state_of(url, root, {"type": "annotation", "name": "s", "source": source, "shader": SHADER}))
+    places = np.array(list(SYNAPSES))
+    colours = {"PreSyn": (255, 204, 51), "PostSyn": (77, 191, 255), "Note": (178, 178, 178)}
+    wanted = [colours[kind] for kind in SYNAPSES.values()]
+    wait_for(lambda: np.abs(at_voxels(browser, picture(browser), places)[0] - wanted).max() <= 2)
+    between, _, _ = at_voxels(browser, picture(browser), places + 6)
+    assert np.abs(between - between[0]).max() == 0  # nothing but the background
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+def test_what_the_page_links_to_shows_meshes_and_synapses_of_a_body(browser, served):
+    """All layers, by the page's own link: a body is chosen, and is there in three dimensions."""
+    url, root, child, *_ = served
+    for version in (root, child):
+        browser.get(f"{url}/repo/{root}?at={version}")
+        link = browser.find_element("css selector", "a.button").get_attribute("href")
+        state = json.loads(unquote(link.split("#!")[1]))
+        assert [layer["type"] for layer in state["layers"]] == ["image", "segmentation", "annotation"]
+        assert state["layers"][2]["linkedSegmentationLayer"] == {"body": "seg"}
+        state |= {"layout": "3d", "showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False}
+        state["layers"][1] |= {"segments": ["1"], "segmentColors": {"1": "#ff0000"}}
+        state["layers"][2]["visible"] = False
+        opened(browser, url, state)
+        assert browser.execute_script("return viewer.layerManager.managedLayers.length") == 3
+        wait_for(lambda: reddish(browser) > 1000)
+
+
+def reddish(browser):
+    """How many pixels are red."""
+    return int((picture(browser).astype(int) @ [2, -1, -1] > 100).sum())
+
+
+def test_a_merge_shows_at_once(browser, served):
+    """The viewer is on the open version while somebody merges: loaded again, both bodies have one colour."""
+    url, root, child, _, labels = served
+    source = SOURCES["precomputed"].format(url=url, version=child, name="seg")
+    state = state_of(url, child, {"type": "segmentation", "name": "seg", "source": source})
+    voxels = np.array([(40, 90), (90, 90)])
+    before = httpx.post(f"{url}/api/node/{child}/newversion", timeout=30)
+    assert before.status_code != 200  # it is open
+    opened(browser, url, state)
+    left, right = at_voxels(browser, picture(browser), voxels)[0].tolist()
+    assert left != right
+    assert httpx.post(f"{url}/api/node/{child}/seg/merge", json=[3, 4], timeout=30).status_code == 200
+    opened(browser, url, state)
+    again, other = at_voxels(browser, picture(browser), voxels)[0].tolist()
+    assert again == other == left
+    assert httpx.post(f"{url}/api/node/{child}/seg/cleave/3", json=[4], timeout=30).status_code == 200
 
 
 def test_pages(browser, served):
