@@ -46,6 +46,9 @@ __all__ = ["Journal", "Overlay", "Record"]
 #: What a commit changes: values of keys, None for those that it deletes.
 Record: TypeAlias = "dict[bytes, bytes | None]"
 
+#: Number of records; where the newest one lies; where the next one goes; how the newest one begins.
+Known: TypeAlias = "tuple[int, int, int, bytes]"
+
 NAME = "journal"
 #: Records, keys and bytes in a journal; the commit that finds more puts all of it into the tree.
 RECORDS, KEYS, BYTES = 256, 4096, 1 << 20
@@ -82,7 +85,8 @@ class Overlay:
         self.records: list[tuple[bytes, ...]] = []  # the keys of each
         #: token of the state of all records, where it came from elsewhere
         self.whole = b""
-        self.end = _PAGE  # where the next record goes
+        self.begin, self.end = 0, _PAGE  # where the newest record lies, and where the next one goes
+        self.head = b""  # how the newest record begins
         self.nbytes = 0
         self._values: dict[bytes, list[tuple[int, bytes | None]]] = {}
         self._sorted: list[bytes] = []
@@ -95,6 +99,11 @@ class Overlay:
         return len(self.records)
 
     @property
+    def known(self) -> Known:
+        """What a reader has to know to read on."""
+        return self.count, self.begin, self.end, self.head
+
+    @property
     def full(self) -> bool:
         """Whether it is time to put the records into the tree."""
         return len(self.records) >= RECORDS or len(self._values) >= KEYS or self.nbytes >= BYTES
@@ -105,19 +114,19 @@ class Overlay:
             return self._token
         return self.whole or blake2b(self._token + b"%d" % count, digest_size=16).digest()
 
-    def add(self, record: Record, end: int) -> None:
-        """Add the next record; it ends at this place in the journal."""
+    def add(self, record: Record, end: int, head: bytes = b"") -> None:
+        """Add the next record; it ends at this place in the journal, and begins with these bytes."""
         serial = len(self.records)
         values = self._values
         for key, value in record.items():
             held = values.get(key)
             if held is None:
-                self._unsorted.append(key)
                 values[key] = [(serial, value)]
+                self._unsorted.append(key)  # second: who sorts keys looks up their values
             else:
                 held.append((serial, value))
             self.nbytes += len(key) + (0 if value is None else len(value))
-        self.end = end
+        self.begin, self.end, self.head = self.end, end, head
         self.records.append(tuple(record))  # last: a view of it is made after
 
     def get(self, key: bytes, count: int) -> tuple[int, bytes | None] | None:
@@ -180,11 +189,13 @@ class Journal:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
-    def next(self, overlay: Overlay, serial: int, at: int) -> tuple[list[tuple[Record, int]], bool] | None:
-        """The records of an overlay's manifest from a number and place on, each with where it ends.
+    def next(self, overlay: Overlay, known: Known) -> tuple[list[tuple[Record, int, bytes]], bool] | None:
+        """The records of an overlay's manifest behind those known, each with where it ends and how it begins.
 
-        And whether it is certain that the manifest is still the tree's. None: the journal is another one by now.
+        And whether it is certain that the manifest is still the tree's. None: the journal is another one by now, or
+        the newest of the known records isn't there any more, since its writer couldn't make it durable.
         """
+        serial, begin, at, head = known
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -192,7 +203,9 @@ class Journal:
         except OSError as error:
             raise self._failed(error, "reading") from error
         try:
-            found: list[tuple[Record, int]] = []
+            if serial and os.pread(file, _RECORD.size, begin) != head:
+                return None
+            found: list[tuple[Record, int, bytes]] = []
             while (record := self._record(file, at, serial + len(found), overlay.digest)) is not None:
                 found.append(record)
                 at = record[1]
@@ -263,7 +276,7 @@ class Journal:
                     return bytes(token)
         return None
 
-    def _record(self, file: int, at: int, serial: int, digest: bytes) -> tuple[Record, int] | None:
+    def _record(self, file: int, at: int, serial: int, digest: bytes) -> tuple[Record, int, bytes] | None:
         page = os.pread(file, _PAGE, at)
         if len(page) < _RECORD.size:
             return None
@@ -276,7 +289,7 @@ class Journal:
         if len(page) < size or google_crc32c.value(page[: _RECORD.size - 4] + page[_RECORD.size : size]) != checksum:
             return None
         try:
-            return dict(_decode(page[_RECORD.size : size])), at + -(-size // _PAGE) * _PAGE
+            return dict(_decode(page[_RECORD.size : size])), at + -(-size // _PAGE) * _PAGE, page[: _RECORD.size]
         except msgspec.DecodeError as error:
             raise BadStore(
                 f"{self._url}: a record of tree {self._tree!r} is whole and can't be read ({error}); install a newer "
@@ -285,8 +298,8 @@ class Journal:
 
     # ---- writing: whoever holds the tree's lock ----------------------------------------------------------------------
 
-    def append(self, overlay: Overlay, record: Record) -> int:
-        """Write the next record, durably; returns where it ends."""
+    def append(self, overlay: Overlay, record: Record) -> tuple[int, bytes]:
+        """Write the next record, durably; returns where it ends and how it begins."""
         payload = _encode(list(record.items()))
         head = _RECORD.pack(_RECORD_MAGIC, len(payload), overlay.count, overlay.digest, 0)[:-4]
         data = head + struct.pack("<I", google_crc32c.value(head + payload)) + payload
@@ -309,7 +322,7 @@ class Journal:
                 os.close(file)
         except OSError as error:
             raise self._failed(error, "writing") from error
-        return end
+        return end, data[: _RECORD.size]
 
     def make(self) -> None:
         """Make the file, if there is none."""

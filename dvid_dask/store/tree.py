@@ -92,24 +92,24 @@ class TreeState:
             with self._lock:
                 commits = self._commits
                 overlay, view = self._overlay, self._view
-                count, end = (0, 0) if overlay is None else (overlay.count, overlay.end)
+                known = (0, 0, 0, b"") if overlay is None else overlay.known
             now = time.monotonic()
             # The journal first: if the manifest is the same after, it was the same then, and nobody used the space of
             # records that were on top of it for others. Mostly the journal says itself that it is.
-            found: tuple[list[tuple[Record, int]], bool] | None = None if overlay is None else ([], False)
+            found: tuple[list[tuple[Record, int, bytes]], bool] | None = None if overlay is None else ([], False)
             if self._journal is not None and overlay is not None:
-                found = self._journal.next(overlay, count, end)
+                found = self._journal.next(overlay, known)
             data = overlay.manifest if overlay is not None and found is not None and found[1] else self._manifest()
             if overlay is not None and found is not None and data == overlay.manifest:
                 records = found[0]
                 with self._lock:
-                    if commits != self._commits or self._overlay is not overlay or overlay.count != count:
+                    if commits != self._commits or self._overlay is not overlay or overlay.count != known[0]:
                         continue  # another thread was faster
                     self._checked = max(self._checked, now)
                     if view is not None and not records:
                         return view
-                    for record, after in records:
-                        self._take(overlay, record, after)
+                    for record, after, head in records:
+                        self._take(overlay, record, after, head)
                     view = self._view
             else:
                 same = overlay is not None and overlay.manifest == data
@@ -117,11 +117,13 @@ class TreeState:
                 if self._manifest() != data:
                     continue
                 # a journal where there was none
-                known = fresh.changed(0, fresh.count) if overlay is not None and same and not overlay.journal else None
+                changes = (
+                    fresh.changed(0, fresh.count) if overlay is not None and same and not overlay.journal else None
+                )
                 with self._lock:
                     if commits != self._commits or self._overlay is not overlay:
                         continue
-                    self._move(fresh, known)
+                    self._move(fresh, changes)
                     self._checked = max(self._checked, now)
                     view = self._view
             if view is not None:
@@ -136,12 +138,12 @@ class TreeState:
             self._journal.make()
             now = self.newest()
             overlay = now._overlay
-        end = self._journal.append(overlay, record)
+        end, head = self._journal.append(overlay, record)
         with self._lock:
             self._commits += 1
             self._checked = time.monotonic()
             if self._overlay is overlay and overlay.count == now._count:
-                self._take(overlay, record, end)
+                self._take(overlay, record, end, head)
         return True
 
     def fold(self, now: View) -> View:
@@ -175,9 +177,9 @@ class TreeState:
     def _is(self, view: View) -> bool:
         return self._view is not None and self.same(self._view, view)
 
-    def _take(self, overlay: Overlay, record: Record, end: int) -> None:
+    def _take(self, overlay: Overlay, record: Record, end: int, head: bytes) -> None:
         """One more record."""
-        overlay.add(record, end)
+        overlay.add(record, end, head)
         self._memo.advance(record)
         before = self._view
         self._view = View(

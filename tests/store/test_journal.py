@@ -359,6 +359,49 @@ def test_a_failed_write_is_not_there(tree, monkeypatch, fresh):
     assert tree.view(0).get(b"k001") == b"3"
 
 
+def test_a_record_that_others_saw_before_it_failed(tree, monkeypatch, fresh):
+    """What was seen and then taken back is neither built on nor put into nodes."""
+    put(tree, k001="1")
+    other = fresh(tree)
+    sync = journal._sync
+
+    def seen_and_lost(file):
+        assert other.view(0).get(b"k001") == b"lost"
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal, "_sync", seen_and_lost)
+    with pytest.raises(StoreError, match="Input/output"):
+        put(tree, k001="lost", k002="lost")
+    monkeypatch.setattr(journal, "_sync", sync)
+    assert other.view(0).get_many([b"k001", b"k002"]) == [b"1", b"old 2"]
+    put(other, k003="other")
+    assert fresh(tree).view(0).get_many([b"k001", b"k003"]) == [b"1", b"other"]
+
+    seen = fresh(tree)
+    monkeypatch.setattr(journal, "_sync", lambda file: (seen.view(0), (_ for _ in ()).throw(OSError(5, "lost"))))
+    with pytest.raises(StoreError):
+        put(tree, k001="lost")
+    monkeypatch.setattr(journal, "_sync", sync)
+    put(tree, k001="2")  # of the same number, at the same place
+    seen.update(lambda tx: tx.put(b"k004", b"x" * 100_000))
+    assert fresh(tree).view(0).get_many([b"k001", b"k003"]) == [b"2", b"other"]
+    assert not tree.store.fsck().errors
+
+
+def test_a_key_has_a_value_before_it_is_listed():
+    """Who lists keys while a record comes in finds a value for each."""
+    overlay = journal.Overlay(b"")
+
+    class Watched(list):
+        def append(self, key):
+            assert key in overlay._values
+            super().append(key)
+
+    overlay._unsorted = Watched()
+    overlay.add({b"a": b"1", b"b": None}, 8192)
+    assert overlay.keys(b"", b"", 1) == [b"a", b"b"]
+
+
 def test_a_reader_without_permission_to_write(tree):
     put(tree, k001="1")
     reader = Store.open(tree.store.url, read_only=True).tree("a")
