@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,12 +14,13 @@ from dvid_dask.datatypes.labelmap.blocks import read_blocks
 from dvid_dask.datatypes.labelmap.settings import labelblk_settings
 from dvid_dask.datatypes.labelmap.verify import stored_blocks
 from dvid_dask.datatypes.labelmap.volume import LabelVolume
+from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dvid_dask.datatypes.base import Datatype, Mutation
+    from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
 __all__ = ["LabelBlk"]
@@ -103,6 +105,29 @@ class LabelBlk(LabelVolume):
         return stored_blocks(space)
 
     # ------------------------------------------------------------------ following
+
+    def rebuild(self, *, user: str = "", app: str = "", force: bool = False) -> None:
+        """Make the half resolution anew of the labelblk that it follows: after a sync with one that has voxels, say.
+
+        It is done in commits of some blocks each, so readers see it half done; one that was killed can be called again.
+
+        Raises
+        ------
+        BadRequest
+            If it follows no labelblk.
+        """
+        self.check_open(force)
+        held = self.repo.state().by_data_uuid
+        partners = [self.version.instance(held[data_uuid]) for data_uuid in self.info.syncs if data_uuid in held]
+        source = next((partner for partner in partners if isinstance(partner, LabelBlk)), None)
+        if source is None:
+            raise BadRequest(f"{self.name!r} follows no labelblk of the double resolution")
+        for blocks in stored_blocks(source.view()):
+            self.mutate(functools.partial(self._halve, source, blocks), user=user, app=app, force=force)
+
+    def _halve(self, source: LabelBlk, block_zyx: NDArray[np.int32], m: Mutation, space: TxSpace) -> None:
+        done = halving.follow(space, self.layout, m.reading(source), source.layout, block_zyx)
+        m.publish(self, events.BlocksWritten(m.id, done))
 
     def on_event(self, m: Mutation, event: object) -> None:
         """Follow the edits of a labelvol, or the voxels of a labelblk at half the resolution."""

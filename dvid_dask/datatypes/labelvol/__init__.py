@@ -3,6 +3,7 @@
 ============  ======================================================
 `datatype`    `LabelVol`, the instance at a version
 `volumes`     stored runs: read, merged, split
+`rebuilding`  all runs anew from the voxels
 `undoing`     edits taken back, and done again
 `checking`    do they agree with the voxels?
 `settings`    creation settings

@@ -48,19 +48,12 @@ def disagreements(space: Space, source: VoxelSource, block_shape: Sequence[int])
                     yield f"runs: those of label {label} in block {block} (z, y, x) aren't its voxels"
     if space.measure(keys.RUNS).keys == matched:
         return
-    batch: list[bytes] = []
-    for key in space.keys(keys.RUNS):
-        batch.append(key)
-        if len(batch) == _BATCH:
-            yield from _surplus(batch, source, voxels)
-            batch = []
-    yield from _surplus(batch, source, voxels)
+    for batch in volumes.batches(space.keys(keys.RUNS), _BATCH):
+        yield from _surplus(batch, source, voxels)
 
 
 def _surplus(batch: list[bytes], source: VoxelSource, voxels: Space) -> Iterator[str]:
     """Runs of labels that have no voxel in their blocks."""
-    if not batch:
-        return
     blocks = keys.blocks_of(batch)
     there = {
         block: set(np.unique(dense).tolist()) for block, dense in source.dense_blocks(voxels, np.unique(blocks, axis=0))

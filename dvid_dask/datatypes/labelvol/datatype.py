@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ from dvid_dask.datatypes.base import CONFLICT, Datatype, InstanceInfo, register
 from dvid_dask.datatypes.events import BlocksWritten, LabelsMerged, LabelSplit, LabelSplitCoarse
 from dvid_dask.datatypes.labelvol import keys, undoing, volumes
 from dvid_dask.datatypes.labelvol.checking import disagreements
+from dvid_dask.datatypes.labelvol.rebuilding import rebuild, write_blocks
 from dvid_dask.datatypes.labelvol.settings import new_settings
 from dvid_dask.datatypes.labelvol.undoing import Move
 from dvid_dask.datatypes.labelvol.volumes import OPEN, Bounds
@@ -517,6 +519,20 @@ class LabelVol(Datatype):
 
         self.mutate(change, user=user, app=app, force=force)
 
+    def rebuild(self, *, user: str = "", app: str = "", force: bool = False) -> None:
+        """Make the runs of all labels anew from the labelblk: after a sync with one that has voxels already, say.
+
+        It is done in commits of some blocks each, so readers see it half done; one that was killed can be called again.
+
+        Raises
+        ------
+        BadRequest
+            If it follows no labelblk.
+        """
+        self.check_open(force)
+        source = self._need_voxels()
+        rebuild(self, source, functools.partial(self.mutate, user=user, app=app, force=force))
+
     def _start(self, block: Sequence[int]) -> list[int]:
         return [c * n for c, n in zip(block, self.block_shape, strict=True)]
 
@@ -537,6 +553,12 @@ class LabelVol(Datatype):
         if label:
             self._numbers.raise_to(min(label + 1, RESERVED))
 
+    def note_labels(self, space: TxSpace, largest: int) -> None:
+        """Note the largest of labels that came to this version, 0 for none, in the commit in which they come."""
+        if largest:
+            self._raise_to(largest)
+            self._note_largest(space, largest)
+
     def _note_largest(self, space: TxSpace, label: int) -> None:
         key = keys.max_label(self._vid())
         held = space.get(key)
@@ -552,24 +574,15 @@ class LabelVol(Datatype):
             return
         source: VoxelSource = teller
         space, now, before = m.space(self), m.reading(teller), m.before(teller)
-        largest = 0
         gone: dict[tuple[int, int, int], NDArray[np.uint64]] = {}
         if before is not None:
             gone = dict(source.block_labels(before, event.block_zyx))
-        for block, dense in source.dense_blocks(now, event.block_zyx):
-            labels, offsets, runs = rles.rles_by_label(dense, self._start(block))
-            for label, a, b in zip(labels.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-                space.put(keys.runs(label, [block])[0], volumes.encode(runs[a:b]))
-            if len(labels):
-                largest = max(largest, int(labels[-1]))
-            if block in gone:
-                gone[block] = np.setdiff1d(gone[block], labels)
+        found = write_blocks(space, source, now, event.block_zyx, self.block_shape)
         for block, names in gone.items():
-            for label in names[names != 0].tolist():
+            left = np.setdiff1d(names, found.get(block, ()))
+            for label in left[left != 0].tolist():
                 space.delete(keys.runs(label, [block])[0])
-        if largest:
-            self._raise_to(largest)
-            self._note_largest(space, largest)
+        self.note_labels(space, max((int(labels[-1]) for labels in found.values() if len(labels)), default=0))
         m.publish(self, event, to=lambda follower: follower.info.data_uuid != source.info.data_uuid)
 
     def disagreements(self) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bounds",
     "DamagedRunsError",
+    "batches",
     "decode",
     "encode",
     "give",
@@ -36,6 +38,8 @@ __all__ = [
 
 Bounds = rles.Bounds
 """Start and stop of a box in voxels (z, y, x), stop exclusive; None where it is open."""
+
+T = TypeVar("T")
 
 Taken: TypeAlias = "list[tuple[NDArray[np.int32], list[bytes]]]"
 """Blocks (z, y, x) and stored runs in each, in batches."""
@@ -52,6 +56,13 @@ class DamagedRunsError(DvidError, RuntimeError):
     """Stored runs don't decode: the store is damaged or was written by something else. Run `fsck`."""
 
     status = 500
+
+
+def batches(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:
+    """Items in lists of at most `size`."""
+    it = iter(items)
+    while batch := list(itertools.islice(it, size)):
+        yield batch
 
 
 def encode(runs: NDArray[np.int32]) -> bytes:
@@ -108,17 +119,7 @@ def scan_blocks(
     """The blocks of a label, int32 (n, 3) (z, y, x) in batches, in the order of z, y, x; runs aren't looked at."""
     low, high = _block_bounds(bounds, block_shape)
     start, stop = keys.plane(label, low[0]), keys.plane(label, high[0])
-    batch: list[bytes] = []
-    for key in space.keys(keys.label(label), start=start, stop=stop):
-        batch.append(key)
-        if len(batch) == _BATCH:
-            yield from _chosen(batch, low, high)
-            batch = []
-    yield from _chosen(batch, low, high)
-
-
-def _chosen(batch: list[bytes], low: list[int], high: list[int]) -> Iterator[NDArray[np.int32]]:
-    if batch:
+    for batch in batches(space.keys(keys.label(label), start=start, stop=stop)):
         blocks = keys.blocks_of(batch)
         inside = ((blocks >= np.array(low, np.int64)) & (blocks < np.array(high, np.int64))).all(axis=1)
         if inside.any():
@@ -194,10 +195,8 @@ def take(space: TxSpace, block_shape: Sequence[int], old: int, runs: NDArray[np.
 
 def take_all(space: TxSpace, label: int) -> Taken:
     """Take all voxels from a label."""
-    held = list(space.scan(keys.label(label)))
     taken: Taken = []
-    for at in range(0, len(held), _BATCH):
-        part = held[at : at + _BATCH]
+    for part in batches(list(space.scan(keys.label(label)))):
         listed = [key for key, _ in part]
         space.get_many(listed)  # a scan isn't checked at the commit, these are
         for key in listed:

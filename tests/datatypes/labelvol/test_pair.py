@@ -225,6 +225,26 @@ def test_bounds(pair):
         lv.size(9)
 
 
+def test_what_begins_to_follow_is_made_anew():
+    repo = dvid_dask.create("memory://", compact="never").new_repo("fly")
+    lb, lv, half = (repo.new_instance(t, n) for t, n in (("labelblk", "lb"), ("labelvol", "lv"), ("labelblk", "half")))
+    labels = blobs(np.random.default_rng(3), (64, 64, 64))
+    lv.set_syncs(["lb"])
+    lb.write(np.full((32, 32, 32), 77, np.uint64), (0, 0, 0))  # runs that will be wrong
+    lv.set_syncs([], replace=True)
+    lb.write(labels, (0, 0, 0))
+    lv.set_syncs(["lb"])
+    half.set_syncs(["lb"])
+    assert list(lv.disagreements())
+    lv.rebuild()
+    assert list(lv.disagreements()) == []
+    assert list(lv.labels()) == [v for v in np.unique(labels).tolist() if v]
+    half.rebuild()
+    assert np.array_equal(half.read((0, 0, 0), (32, 32, 32)), commonest_label(labels))
+    with pytest.raises(BadRequest, match="no labelblk"):
+        lb.rebuild()
+
+
 def test_without_a_labelblk(pair):
     lv = pair[1].repo.new_instance("labelvol", "alone")
     with pytest.raises(BadRequest, match="no labelblk"):
