@@ -195,6 +195,45 @@ class Base(msgspec.Struct, frozen=True):
         # JSON has no NaN
         return cls(url, tuple(levels), fill if fill == fill else "NaN", nanometres)
 
+    def at(self, url: str | Mapping[str, Any] | None = None, *, dataset: str | None = None) -> Base:
+        """The same volume at another place, or as it is now at its own.
+
+        Parameters
+        ----------
+        url, dataset
+            As for `find`; where it was, by default.
+
+        Raises
+        ------
+        BadRequest
+            What is there has another type, other extents, or lacks a scale.
+        NotFound, Unavailable
+            As `find`.
+        """
+        first = self.levels[0]
+        place = first.place
+        if url is None:
+            url = self.url
+            if dataset is None and place.format == "hdf5":
+                dataset = place.path
+        found = Base.find(
+            url,
+            axes=place.axes or None,
+            select=dict(place.select),
+            dataset=dataset,
+            offset=first.offset,
+            channels=place.channels,
+        )
+        for one in self.levels:
+            other = found.level(one.scale)
+            if other is None or (other.box, other.shape.dtype) != (one.box, one.shape.dtype):
+                is_now = "is missing" if other is None else f"holds {other.shape.dtype} at {other.box}"
+                raise BadRequest(
+                    f"{found.shown_url} is another volume than {self.shown_url}: scale {one.scale} {is_now}, "
+                    f"was {one.shape.dtype} at {one.box}"
+                )
+        return found
+
     @classmethod
     def of(cls, held: Mapping[str, Any]) -> Base:
         """From what `to_json` gave; nothing is opened.

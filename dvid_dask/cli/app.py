@@ -16,6 +16,7 @@ from dvid_dask.cli import (
     keyvalues,
     labels,
     meshes,
+    move_base,
     nanovdb,
     neurons,
     nodes,
@@ -59,6 +60,7 @@ app.command("serve")(stores.serve)
 app.command("info")(stores.info)
 app.command("ingest")(volumes.ingest)
 app.command("adopt")(adopt.adopt)
+app.command("move-base")(move_base.move_base)
 app.command("export")(volumes.export)
 app.command("publish")(volumes.publish)
 app.command("downres")(volumes.downres)

@@ -23,6 +23,7 @@ from dvid_dask.ops.job import JobFailedError, unfinished_jobs
 from dvid_dask.ops.jobs import Job, drop_leftovers, list_jobs
 from dvid_dask.ops.maxlabel import MaxLabelReport, repair_max_labels
 from dvid_dask.ops.mesh import MeshReport, mesh
+from dvid_dask.ops.move_base import move_base
 from dvid_dask.ops.nanovdb import BodiesReport, export_bodies
 from dvid_dask.ops.neurons import import_keyvalue, ingest_annotations, neuron_table, version_changes
 from dvid_dask.ops.partition import Brick, WorkList, map_partition, partition
@@ -102,6 +103,7 @@ __all__ = [
     "list_jobs",
     "load_elements",
     "mesh",
+    "move_base",
     "neuron_table",
     "open_volume",
     "publish",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import dvid_dask
 from dvid_dask import ops
+from dvid_dask.bases import Base
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import ArbitraryPlane
 from dvid_dask.errors import BadRequest, BrokenBase, NotFound, Unavailable
@@ -227,6 +228,30 @@ def test_jobs_read_it_as_others(repo, tmp_path, voxels):
     assert first[2] == second[2]
 
 
+def test_exports_and_publications_hold_all_of_it(repo, tmp_path, voxels):
+    """The base's own scales too, and of the next publication only what changed."""
+    name = volumes.precomputed(tmp_path, voxels)
+    image = ops.adopt(str(tmp_path / name), repo["master"], "gray", settings=BLOCK, offset=(0, 0, 0))
+    levels = volumes.halves(voxels)
+    ops.export(image, str(tmp_path / "ome"), format="ome-zarr", progress=False)
+    group = zarr.open_group(str(tmp_path / "ome"), mode="r")
+    for scale, level in enumerate(levels):
+        np.testing.assert_array_equal(group[f"s{scale}"][...], level)
+    ops.export(image, str(tmp_path / "pre"), format="precomputed", progress=False)
+    exported = Base.find(str(tmp_path / "pre"))
+    np.testing.assert_array_equal(exported.read(0, *exported.extents()), voxels)
+    image.version.commit()
+    ops.publish(image, str(tmp_path / "published"), format="zarr", progress=False)
+    later = image.version.new_branch("later")["gray"]
+    later.write(np.full((16, 16, 16), 3, np.uint8), (0, 0, 0))
+    later.version.commit()
+    report = ops.publish(later, str(tmp_path / "published"), format="zarr", progress=False)
+    expected = voxels.copy()
+    expected[:16, :16, :16] = 3
+    published = Base.find(report.destination)
+    np.testing.assert_array_equal(published.read(0, *published.extents()), expected)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_edits_on_branches(tmp_path_factory, data):
@@ -404,3 +429,51 @@ def test_a_base_that_fails_in_the_middle_of_a_write(repo, tmp_path, voxels):
     expected = voxels[:16, :16, :16].copy()
     expected[:2, :2, :2] = 0
     np.testing.assert_array_equal(image.read_box((0, 0, 0), (16, 16, 16)), expected)
+
+
+def test_a_volume_that_was_moved_or_written_anew(repo, tmp_path, voxels):
+    adopted, plain = twins(repo, tmp_path, voxels)
+    (tmp_path / "elsewhere").mkdir()
+    assert list(adopted.disagreements()) == []
+    (tmp_path / "v.zarr").rename(tmp_path / "gone")
+    assert [text for text in adopted.disagreements() if "gone" in text]
+    with pytest.raises(NotFound):
+        ops.move_base(adopted)
+    # elsewhere, in another format
+    n5 = str(tmp_path / "elsewhere" / volumes.n5(tmp_path / "elsewhere", voxels))
+    assert ops.move_base(adopted, n5).format == "n5"
+    same(repo["master"]["adopted"], plain)
+    # in its place, with other chunks
+    shutil.rmtree(n5)
+    volumes.hdf5(tmp_path, voxels)
+    ops.move_base(adopted, str(tmp_path / "v.h5"))
+    same(repo["master"]["adopted"], plain)
+    (tmp_path / "v.h5").unlink()
+    volumes.hdf5(tmp_path, voxels)
+    with pytest.raises(BrokenBase, match="written since"):
+        adopted.read_box((0, 100, 5), (2, 2, 2))
+    ops.move_base(adopted)
+    same(repo["master"]["adopted"], plain)
+    for other in (voxels[:30], voxels.astype(np.uint16)):
+        volumes.zarr2(tmp_path, other)
+        with pytest.raises(BadRequest, match="another volume"):
+            ops.move_base(adopted, str(tmp_path / "v.zarr2"))
+        shutil.rmtree(tmp_path / "v.zarr2")
+    with pytest.raises(BadRequest, match="not adopted"):
+        ops.move_base(plain)
+
+
+def test_the_command_line_moves_a_base(tmp_path, voxels):
+    from dvid_dask.cli.app import app
+    from dvid_dask.cli.console import run
+
+    volumes.zarr3(tmp_path, voxels)
+    store = str(tmp_path / "store")
+    assert run(app, ["adopt", str(tmp_path / "v.zarr"), store, "-i", "em", "--create", "--repo", "fly"]) == 0
+    (tmp_path / "v.zarr").rename(tmp_path / "w.zarr")
+    assert run(app, ["move-base", store, ":master", "em", str(tmp_path / "w.zarr")]) == 0
+    image = dvid_dask.open(store, compact="never").repos.named("fly")["master"]["em"]
+    np.testing.assert_array_equal(image[...], voxels)
+    assert run(app, ["fsck", store]) == 0
+    shutil.rmtree(tmp_path / "w.zarr")
+    assert run(app, ["fsck", store]) != 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dvid_dask.datatypes.imageblk.adopted import AdoptedLayout
 from dvid_dask.datatypes.imageblk.boxes import check_box, points, to_extents
 from dvid_dask.datatypes.imageblk.layout import EXTENTS_KEY, Layout
 from dvid_dask.datatypes.imageblk.settings import check_voxel_size, parse_settings
+from dvid_dask.errors import BrokenBase, Unavailable
 from dvid_dask.versions.records import go_time
 
 __all__ = ["Instance"]
@@ -165,6 +166,15 @@ class Instance(Datatype):
             m.log(self, {"Action": "post-extents", **points(extents), **self._stamp(m)})
 
         self.mutate(change, user=user, app=app, force=force)
+
+    def disagreements(self) -> Iterator[str]:
+        """Whether the volume that the image stands on is still there, and the same."""
+        base = self.base_volume
+        if base is not None:
+            try:
+                base.check()
+            except (BrokenBase, Unavailable) as error:
+                yield str(error)
 
     # ------------------------------------------------------------------ what DVID shows
 
