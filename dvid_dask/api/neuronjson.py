@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -253,11 +254,20 @@ def get_arrow(call: Call) -> Response:
     """
     data = call.body.all(_MAX_QUERY)
     selection = _selection(call)
-    table = call.instance.arrow_at(call.instance.view(), selection, decode_json(data) if data else None)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return octets(memoryview(sink.getvalue()), "application/vnd.apache.arrow.stream")
+    made = call.instance.arrow_batches(call.instance.view(), selection, decode_json(data) if data else None)
+    return stream(_arrow_stream(*made), "application/vnd.apache.arrow.stream")
+
+
+def _arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
+    """What Arrow's writer writes, batch by batch."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
 
 
 # ---------------------------------------------------------------------- versions

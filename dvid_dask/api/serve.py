@@ -23,6 +23,7 @@ from .app import create_app
 from .config import ConfigError, ServerConfig
 from .kafka import publishing
 from .processes import serve_in_processes
+from .warming import start_warming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,6 +249,7 @@ class Server(uvicorn.Server):
         if self.started:
             self.on_ready()
             sys.stdout.flush()
+            start_warming(self.state.datastore)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.state.available:

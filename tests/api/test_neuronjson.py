@@ -8,6 +8,8 @@ from io import BytesIO
 import pyarrow as pa
 import pytest
 
+from dvid_dask.api.warming import start_warming, warm
+from dvid_dask.datatypes.neuronjson import frames, library, memory, set_memory
 from dvid_dask.formats import dvid_pb2 as pb
 
 from .conftest import ADMIN
@@ -145,6 +147,30 @@ def test_older_versions_answer_all(client, repo, filled):
     forced = client.post(f"{filled}/key/20?u=bob", params={**ADMIN, "u": "bob"}, json={"bodyid": 20, "type": "forced"})
     assert forced.status_code == 200
     assert client.request("GET", f"{url}/query?onlyid=true", json={"type": "forced"}).json() == [20]
+
+
+def test_a_table_comes_in_batches(client, filled, monkeypatch):
+    whole = pa.ipc.open_stream(client.get(f"{filled}/arrow").content).read_all()
+    monkeypatch.setattr(frames, "_ROWS", 3)
+    answer = client.get(f"{filled}/arrow")
+    parts = list(pa.ipc.open_stream(answer.content))
+    assert [part.num_rows for part in parts] == [3, whole.num_rows - 3]
+    assert pa.Table.from_batches(parts) == whole
+    none = client.request("GET", f"{filled}/arrow?fields=type", json={"type": "nobody's"})
+    assert pa.ipc.open_stream(none.content).read_all().to_pydict() == {"bodyid": [], "type": []}
+
+
+def test_a_server_reads_annotations_before_somebody_asks(client, filled):
+    set_memory(memory())  # forgets what is in it
+    assert library.kept() == 0
+    assert warm(client.datastore) == 1
+    before = library.kept()
+    assert before > 0
+    assert client.get(f"{filled}/fieldtimes").status_code == 200
+    assert library.kept() == before
+    set_memory(memory())
+    start_warming(client.datastore).join()
+    assert library.kept() == before
 
 
 def test_tables(client, filled):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,10 +21,13 @@ from .record import NEURON, Selection, body_of, is_stamp, key_of, to_json
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["arrow_table", "column_names", "part_of_frame", "to_pandas"]
+__all__ = ["arrow_batches", "arrow_table", "column_names", "part_of_frame", "to_pandas"]
 
 #: Marks columns of texts that are JSON, since no type holds all their values as they are.
 _JSON: Final = {b"content": b"json"}
+
+#: Rows of a batch.
+_ROWS: Final = 1 << 13
 
 
 def column_names(tables: Sequence[Table], selection: Selection) -> list[str]:
@@ -35,40 +39,79 @@ def column_names(tables: Sequence[Table], selection: Selection) -> list[str]:
     return sorted(names - {"bodyid"})
 
 
-def arrow_table(
+def arrow_batches(
     tables: Sequence[Table], selection: Selection, query: Query | None = None, schema: pa.Schema | None = None
-) -> pa.Table:
-    """Annotations as an Arrow table; see `NeuronJSON.arrow`. The schema of a whole gives the types of its parts."""
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Annotations as an Arrow schema, and batches of some thousand rows that are made one after the other.
+
+    What is held beside a batch is the distinct values of each column. The schema of a whole gives the types of its
+    parts.
+    """
     found = [None if query is None else table.find(query) for table in tables]
-    bodies = [t.bodies if at is None else t.bodies[at] for t, at in zip(tables, found, strict=True)]
     names = column_names(tables, selection) if schema is None else schema.names[1:]
     of_tables = [table.columns(names) for table in tables]
     fields = [pa.field("bodyid", pa.uint64(), nullable=False)]
-    columns = [pa.array(np.concatenate([np.zeros(0, np.uint64), *bodies]))]
+    columns: list[list[_Part]] = [[] for _ in tables]
     for name in names:
-        field, column = _column(
-            name, [next(each) for each in of_tables], found, None if schema is None else schema.field(name)
-        )
+        of_column = [next(each) for each in of_tables]
+        field, parts = _column(name, of_column, found, None if schema is None else schema.field(name))
         fields.append(field)
-        columns.append(column)
-    return pa.table(columns, schema=pa.schema(fields))
+        for mine, part in zip(columns, parts, strict=True):
+            mine.append(part)
+    whole = pa.schema(fields)
+    return whole, _batches(whole, [t.bodies for t in tables], columns, found)
+
+
+def _batches(
+    schema: pa.Schema, bodies: Sequence[NDArray[np.uint64]], columns: Sequence[Sequence[_Part]], found: Sequence[Any]
+) -> Iterator[pa.RecordBatch]:
+    for ids, parts, at in zip(bodies, columns, found, strict=True):
+        count = len(ids) if at is None else len(at)
+        for first in range(0, count, _ROWS):
+            rows = slice(first, first + _ROWS) if at is None else at[first : first + _ROWS]
+            arrays = [pa.array(ids[rows]), *(part.rows(rows) for part in parts)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def arrow_table(
+    tables: Sequence[Table], selection: Selection, query: Query | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """Annotations as an Arrow table; see `NeuronJSON.arrow`."""
+    whole, batches = arrow_batches(tables, selection, query, schema)
+    return pa.Table.from_batches(batches, whole)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A column of one table: its distinct values, where each code's is, and the codes of all rows."""
+
+    distinct: pa.Array
+    place: NDArray[np.int32]
+    codes: NDArray[np.int32]
+
+    def rows(self, which: Any) -> pa.Array:
+        """The values of some rows."""
+        return self.distinct.take(pa.array(self.place[self.codes[which]]))
 
 
 def _column(
     name: str, of_tables: Sequence[tuple[NDArray[np.int32], list[bytes]]], found: Sequence[Any], field: Any
-) -> tuple[pa.Field, pa.ChunkedArray]:
-    parts, values = [], []
+) -> tuple[pa.Field, list[_Part]]:
+    used, values = [], []
     for (codes, texts), at in zip(of_tables, found, strict=True):
-        used, inverse = np.unique(codes if at is None else codes[at], return_inverse=True)
-        parts.append(pa.array(inverse))
-        values.append([msgspec.json.decode(texts[code]) if code else None for code in used.tolist()])
+        used.append(np.unique(codes if at is None else codes[at]))
+        values.append([msgspec.json.decode(texts[code]) if code else None for code in used[-1].tolist()])
     if field is None:
         kind = _kind([value for part in values for value in part])
         field = pa.field(name, pa.string(), metadata=_JSON) if kind is None else pa.field(name, kind)
     if field.metadata == _JSON:
         values = [[value if value is None else to_json(value).decode() for value in part] for part in values]
-    chunks = [pa.array(distinct, field.type).take(codes) for distinct, codes in zip(values, parts, strict=True)]
-    return field, pa.chunked_array(chunks, field.type)
+    parts = []
+    for (codes, texts), mine, distinct in zip(of_tables, used, values, strict=True):
+        place = np.zeros(len(texts), np.int32)
+        place[mine] = np.arange(len(mine))
+        parts.append(_Part(pa.array(distinct, field.type), place, codes))
+    return field, parts
 
 
 def _kind(values: Sequence[Any]) -> pa.DataType | None:

@@ -28,7 +28,7 @@ from .columns import Rows
 from .query import AnyOf, Demand, Exists, Query
 from .record import NEURON, Selection, body_of, is_stamp, key_of, member
 
-__all__ = ["Table", "memory", "set_memory", "tables"]
+__all__ = ["Table", "kept", "memory", "set_memory", "tables"]
 
 Bodies = NDArray[np.uint64]
 Trees: TypeAlias = Callable[[], Iterable[str]]
@@ -283,6 +283,12 @@ _memory = int(float(os.environ.get("DVID_DASK_NEURON_MEMORY", "1024")) * 2**20)
 def memory() -> int:
     """Bytes that this process sets aside for annotations; see `set_memory`."""
     return _memory
+
+
+def kept() -> int:
+    """Bytes of annotations that this process keeps, about."""
+    with _lock:
+        return sum(library.nbytes for library in _libraries.values())
 
 
 def set_memory(nbytes: int) -> None:

@@ -204,6 +204,14 @@ class Reading(Datatype, Mapping[int, dict[str, Any]]):
 
         return arrow_table(list(self._tables(space)), selection, None if query is None else parse_query(query))
 
+    def arrow_batches(
+        self, space: Space, selection: Selection, query: Any = None
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """As `arrow_at`, in batches of some thousand rows that are made one after the other."""
+        from dvid_dask.datatypes.neuronjson.frames import arrow_batches
+
+        return arrow_batches(list(self._tables(space)), selection, None if query is None else parse_query(query))
+
     def dataframe(self, fields: Iterable[str] | None = None, *, query: Any = None, show: str = "") -> pd.DataFrame:
         """Annotations as a pandas dataframe, indexed by ``bodyid``; see `arrow`. Its columns have Arrow's types."""
         from dvid_dask.datatypes.neuronjson.frames import to_pandas
