@@ -27,12 +27,13 @@ def images(b: Any, cpu: Callable[[Any], float], quick: bool) -> None:
     z, y, x = volume.shape
     voxels = volume.size / 1e6
     times, spent = [], []
+    body = volume.tobytes()
     for i in range(b.rounds):
         settings = {"typename": "uint8blk", "dataname": f"gray{i}", "BlockSize": "64,64,64"}
         b.ask("POST", f"/api/repo/{b.root}/instance", json.dumps(settings).encode())
         before = cpu(b.process)
         with clock() as c:
-            b.ask("POST", b.path(f"raw/0_1_2/{x}_{y}_{z}/0_0_0", f"gray{i}"), volume.tobytes())
+            b.ask("POST", b.path(f"raw/0_1_2/{x}_{y}_{z}/0_0_0", f"gray{i}"), body)
         times.append(c.seconds)
         spent.append(cpu(b.process) - before)
     name = "POST raw of gray"

@@ -52,7 +52,7 @@ PENALTY = 0.25
 WITHOUT_FILES = re.compile("/api/(server/[^/]+|node/[^/]+(/[^/]+)?|repo/[^/]+(/[^/]+){0,2})")
 
 
-def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Starlette:
+def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Application:
     """The REST API over a datastore, as an ASGI application.
 
     Parameters
@@ -64,8 +64,8 @@ def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Star
 
     Returns
     -------
-    Starlette
-        ``app.state.server`` is its :class:`~dvid_dask.api.state.ServerState`.
+    Application
+        A Starlette application; ``app.state.server`` is its :class:`~dvid_dask.api.state.ServerState`.
 
     Raises
     ------
@@ -94,11 +94,12 @@ class Application(Starlette):
     def __init__(self, state: ServerState) -> None:
         super().__init__()
         self.state.server = state
+        self.dispatch = Dispatch(state)
 
     def build_middleware_stack(self) -> ASGIApp:
         """The layers around the dispatch; lifespan messages are Starlette's."""
         state: ServerState = self.state.server
-        dispatch = Dispatch(state)
+        dispatch = self.dispatch
 
         async def http(scope: Scope, receive: Receive, send: Send) -> None:
             await (dispatch if scope["type"] == "http" else self.router)(scope, receive, send)

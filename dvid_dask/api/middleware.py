@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import os
 import posixpath
 import re
 import time
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
     from .state import ServerState
 
-__all__ = ["Blocked", "CleanPath", "Cors", "Door", "Failures", "client_address"]
+__all__ = ["Blocked", "CleanPath", "Cors", "Door", "Failures", "client_address", "is_plain_path"]
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("dvid_dask.access")
@@ -49,14 +47,13 @@ class Door:
     def __init__(self, app: ASGIApp, server: ServerState) -> None:
         self.app = app
         self.server = server
-        self._ids = (f"{os.getpid():x}-{n:06d}" for n in itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         server = self.server
-        scope["dvid.id"] = next(self._ids)
+        scope["dvid.id"] = server.next_id()
         begun = time.perf_counter()
         status = length_out = 0
         length_in = next((int(v) for k, v in scope["headers"] if k == b"content-length"), 0)
@@ -232,6 +229,17 @@ class CleanPath:
                 await RedirectResponse(location, 301)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def is_plain_path(raw: bytes) -> bool:
+    """Whether a path, as it was sent, is neither escaped nor roundabout.
+
+    Examples
+    --------
+    >>> is_plain_path(b"/api/repos"), is_plain_path(b"/api//repos"), is_plain_path(b"/api/%20")
+    (True, False, False)
+    """
+    return b"%" not in raw and not _UNCLEAN.search(raw)
 
 
 def clean(path: str) -> str:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -23,6 +23,7 @@ from .app import create_app
 from .config import ConfigError, ServerConfig
 from .kafka import publishing
 from .processes import serve_in_processes
+from .protocol import Lane, protocol
 from .warming import start_warming
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ __all__ = ["Server", "serve"]
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD = 1 << 16
 #: Seconds without a request after which memory that nothing uses goes back to the system.
 _IDLE = 5.0
 
@@ -117,7 +117,7 @@ def run(
         app.state.server.record_activity = publisher.activity
     options = uvicorn.Config(
         app,
-        http=_protocol(),
+        http=protocol(Lane(app.dispatch)),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -145,38 +145,6 @@ def start_logging(config: ServerConfig, level: int = logging.INFO) -> None:
     else:
         logging.basicConfig(level=level, format=form, force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-def _protocol() -> Any:
-    """The HTTP parser: httptools where it is installed, with a limit on headers; else h11, which has one."""
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        return "h11"
-
-    class Bounded(HttpToolsProtocol):
-        _head: int | None = 0
-
-        def data_received(self, data: bytes) -> None:
-            if self._head is not None:
-                self._head += len(data)
-            super().data_received(data)
-            if self._head is not None and self._head > MAX_HEAD and not self.transport.is_closing():
-                self.send_400_response(f"The request's headers are longer than {MAX_HEAD} bytes.")
-
-        def on_message_begin(self) -> None:
-            self._head = self._head or 0
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head = None
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._head = 0
-            super().on_message_complete()
-
-    return Bounded
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -62,6 +64,12 @@ class ServerState:
         self.in_flight = 0
         self.listening = ""
         self.record_activity: Callable[[dict[str, Any]], None] | None = None
+        self._ids = itertools.count(1)
+        self._process = f"{os.getpid():x}"
+
+    def next_id(self) -> str:
+        """An id for a request, to be found in the log."""
+        return f"{self._process}-{next(self._ids):06d}"
 
     @property
     def read_only(self) -> bool:
