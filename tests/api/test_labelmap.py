@@ -350,4 +350,7 @@ def test_settings_that_are_none_change_nothing(client, repo, body):
         "Changed 'seg' based on received configuration:\n{"
     )
     assert client.get(f"{path}/info").json() == before
-    assert client.post(f"{path}/info", json={"VoxelSize": 5}).status_code == 400
+    for bad in ({"VoxelSize": 5}, {"GridStore": "there"}):
+        assert client.post(f"{path}/info", json=bad).status_code == 400
+        settings = {"typename": "labelmap", "dataname": "other", **bad}
+        assert client.post(f"/api/repo/{repo}/instance", json=settings).status_code == 400
