@@ -87,6 +87,20 @@ def test_coarser_scales_index_statistics_and_meshes(repo, tmp_path):
     assert report.labels == 2
 
 
+def test_a_publication_follows_merges(repo, tmp_path):
+    seg = array_of(repo, levels=0)
+    seg.write(neurites(SHAPE), OFFSET)
+    seg.version.commit("first")
+    ops.publish(seg, str(tmp_path / "out"), progress=False)
+    second = seg.version.newversion()["array"]
+    bodies = list(second.bodies())
+    second.merge(bodies[0], bodies[1:3])
+    second.version.commit("second")
+    report = ops.publish(second, str(tmp_path / "out"), progress=False)
+    found = next(array for _, array in zarr.open_group(report.destination, mode="r").arrays())
+    assert np.array_equal(found[:].reshape(SHAPE), second.read(OFFSET, SHAPE))
+
+
 def test_jobs_on_supervoxels_are_refused(repo):
     seg = array_of(repo)
     seg.write(np.ones((16, 16, 16), np.uint64), (0, 0, 0))

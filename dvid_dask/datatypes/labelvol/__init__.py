@@ -5,6 +5,7 @@
 `volumes`     stored runs: read, merged, split
 `rebuilding`  all runs anew from the voxels
 `undoing`     edits taken back, and done again
+`source`      what is asked of the labelblk
 `checking`    do they agree with the voxels?
 `settings`    creation settings
 `keys`        keys inside the instance's key space

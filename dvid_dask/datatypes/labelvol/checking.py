@@ -11,7 +11,7 @@ from dvid_dask.datatypes.labelvol import keys, volumes
 from dvid_dask.formats import rles
 
 if TYPE_CHECKING:
-    from dvid_dask.datatypes.labelvol.datatype import VoxelSource
+    from dvid_dask.datatypes.labelvol.source import VoxelSource
     from dvid_dask.versions.space import Space
 
 __all__ = ["disagreements"]

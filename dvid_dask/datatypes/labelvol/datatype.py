@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from dvid_dask.datatypes.labelvol import keys, undoing, volumes
 from dvid_dask.datatypes.labelvol.checking import disagreements
 from dvid_dask.datatypes.labelvol.rebuilding import rebuild, write_blocks
 from dvid_dask.datatypes.labelvol.settings import new_settings
+from dvid_dask.datatypes.labelvol.source import VoxelSource
 from dvid_dask.datatypes.labelvol.undoing import Move
 from dvid_dask.datatypes.labelvol.volumes import OPEN, Bounds
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
-from dvid_dask.versions.mutation import HasKeys
 from dvid_dask.versions.records import go_time
 from dvid_dask.versions.undo import UndoRecord, scan_undo
 
@@ -33,35 +33,10 @@ if TYPE_CHECKING:
 
     AnySpace = Space | TxSpace
 
-__all__ = ["LabelSplitResult", "LabelVol", "VoxelSource"]
+__all__ = ["LabelSplitResult", "LabelVol"]
 
 RESERVED = 2**64 - 1
 """A label that is never handed out."""
-
-
-class VoxelSource(HasKeys, Protocol):
-    """What a labelvol asks of its labelblk."""
-
-    def view(self) -> Space:
-        """Its keys at this version."""
-
-    def labels_in(
-        self, space: AnySpace, points_zyx: NDArray[np.int32]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Labels at points, twice."""
-
-    def dense_blocks(
-        self, space: AnySpace, block_zyx: NDArray[np.int32]
-    ) -> Iterator[tuple[tuple[int, int, int], NDArray[np.uint64]]]:
-        """Coordinate (z, y, x) and voxels of each block that is stored."""
-
-    def block_labels(
-        self, space: AnySpace, block_zyx: NDArray[np.int32]
-    ) -> Iterator[tuple[tuple[int, int, int], NDArray[np.uint64]]]:
-        """Coordinate (z, y, x) of each block that is stored, and its labels."""
-
-    def stored_blocks(self, space: AnySpace) -> Iterator[NDArray[np.int32]]:
-        """Coordinates (z, y, x) of all stored blocks, in batches."""
 
 
 class LabelSplitResult(NamedTuple):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.base import Mutation, TxSpace
-    from dvid_dask.datatypes.labelvol.datatype import LabelVol, VoxelSource
+    from dvid_dask.datatypes.labelvol.datatype import LabelVol
+    from dvid_dask.datatypes.labelvol.source import VoxelSource
     from dvid_dask.versions.space import Space
 
     AnySpace = Space | TxSpace
