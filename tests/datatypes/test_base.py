@@ -91,3 +91,29 @@ def test_views_are_pinned_and_pickle(tmp_path):
         assert pickle.loads(pickle.dumps(pinned)).get(b"k") == b"1"
         assert plain.view().get(b"k") == b"2"
         assert pinned.token != plain.view().token
+
+
+@pytest.mark.parametrize(
+    ("typename", "settings"),
+    [
+        ("roi", {"blocksize": "0,1,1"}),
+        ("roi", {"blocksize": "1,1,4294967296"}),
+        ("labelsz", {"roi": "area"}),
+        ("labelarray", {"blocksize": "60,64,64"}),
+        ("labelarray", {"gridstore": "there"}),
+        ("labelblk", {"voxelsize": "8,8,nan"}),
+        ("labelvol", {"voxelunits": "um"}),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(typename, settings):
+    with pytest.raises(BadRequest, match=r"setting|needs"):
+        datatypes.lookup(typename).parse_settings(settings)
+
+
+def test_block_coordinates_of_extents_round_down(repo):
+    blk = repo.new_instance(
+        "labelarray", "seg", {"MinPoint": "-1,0,31", "MaxPoint": "31,32,64", "BlockSize": "32,32,32"}
+    )
+    told = blk.describe()["Extended"]
+    assert (told["MinIndex"], told["MaxIndex"]) == ([-1, 0, 0], [0, 1, 2])
+    assert [axis["Size"] for axis in blk.metadata()["Axes"]] == [33, 33, 34]
