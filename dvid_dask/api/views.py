@@ -48,7 +48,8 @@ def get_zarr(call: Call) -> Response:
     bodies; the group ``supervoxels`` in it the supervoxels. Paths where nothing is stored are 404.
     """
     path = _path(call)
-    return _answer(call, _view(call, ZarrView).get(path))
+    view = _view(call, ZarrView)
+    return _answer(call, view.token, view.get(path))
 
 
 @imageblk.face.get("precomputed", args="/<path>")
@@ -63,9 +64,10 @@ def get_precomputed(call: Call) -> Response:
     """
     path = _path(call)
     supervoxels = call.instance.typename == "labelmap" and path.startswith("supervoxels/")
-    found = _view(call, PrecomputedView, supervoxels).get(path.removeprefix("supervoxels/") if supervoxels else path)
+    view = _view(call, PrecomputedView, supervoxels)
+    found = view.get(path.removeprefix("supervoxels/") if supervoxels else path)
     # the format's own compression leaves much to gain; JPEG and raw voxels don't shrink
-    return _answer(call, found, shrinks=call.instance.typename in LABEL_VOLUMES)
+    return _answer(call, view.token, found, shrinks=call.instance.typename in LABEL_VOLUMES)
 
 
 @annotation.face.get("precomputed", args="/<path>")
@@ -75,7 +77,8 @@ def get_annotations(call: Call) -> Response:
     Open ``precomputed://http://.../<name>/precomputed`` in neuroglancer: points with their kind and those of their
     properties that are numbers; ``.../precomputed/lines`` has a line from each presynaptic element to those after it.
     """
-    return _answer(call, _view(call, AnnotationsView).get(_path(call)), shrinks=True)
+    view = _view(call, AnnotationsView)
+    return _answer(call, view.token, view.get(_path(call)), shrinks=True)
 
 
 def _path(call: Call) -> str:
@@ -99,7 +102,7 @@ def _view(call: Call, kind: type[V], supervoxels: bool = False) -> V:
     return found[1]
 
 
-def _answer(call: Call, found: tuple[bytes, str] | None, *, shrinks: bool = False) -> Response:
+def _answer(call: Call, token: str, found: tuple[bytes, str] | None, *, shrinks: bool = False) -> Response:
     fixed = call.version.locked and call.path.split("/")[3] == call.version.uuid and not call.server.full_write
     headers = {"Cache-Control": "public, max-age=31536000, immutable" if fixed else "no-cache"}
     if found is None:
@@ -107,7 +110,9 @@ def _answer(call: Call, found: tuple[bytes, str] | None, *, shrinks: bool = Fals
         response.headers.update(headers)
         return response
     body, media_type = found
-    tag = blake2b(body, digest_size=12).hexdigest()
+    # what never changes is named by its address; else by what it is, since a state has many chunks that others have too
+    named = f"{token} {call.path}".encode() if fixed else body
+    tag = blake2b(named, digest_size=12).hexdigest()
     given = call.headers
     if shrinks:
         headers["Vary"] = "Accept-Encoding"
