@@ -2,8 +2,8 @@
 
 Decoding a value again for each request costs more than reading it. A memo belongs to a tree in this process and serves
 all its states: an entry says in which state the value was read, and the memo knows which keys each of this process's
-commits has changed. Whatever it doesn't know (commits of others, deleted ranges, writes of arrays) counts as a change
-of everything.
+commits has changed, and those of others in the tree's journal. Whatever it doesn't know (large commits of others,
+of deleted ranges, of arrays) counts as a change of everything.
 """
 
 from __future__ import annotations

@@ -224,7 +224,8 @@ class View:
     def changed_since(self, other: View) -> list[bytes] | None:
         """Return the keys whose values may differ from those in another state, and maybe some more, in no order.
 
-        Known without a look at the store where all commits between both states were this process's, to this tree.
+        Known without a look at the store where all commits between both states were this process's, to this tree, or
+        are in its journal.
         None: nobody knows; compare the states (`Store.diff`).
         """
         if self._memo is not other._memo or (self._tree, self._where) != (other._tree, other._where):
