@@ -155,7 +155,7 @@ class Volume:
     def stored_block(self, scale: int, block: Sequence[int]) -> bytes | None:
         """A block of an image as it is stored, or would be; None where there is none."""
         image = cast("ImageBlk", self.instance)
-        return next((value for _, value in image.layout.values(self.space, scale, np.array([block], np.int64))), None)
+        return image.layout.value(self.space, scale, block)
 
     def voxels(self, scale: int, start: Sequence[int], shape: Sequence[int]) -> NDArray[np.generic]:
         """The voxels of a box, z, y, x; as they are stored where something is, else `fill`."""

@@ -506,3 +506,30 @@ def test_chunks_that_may_be_missing(data):
     pieces = box.relative(start).split(chunk)
     expected = any(not out[p.shift(start).relative(box.start).slices()].any() for p in pieces)
     assert readers._may_be_missing(out, box, shape) == expected
+
+
+def test_many_threads_read_while_arrays_are_closed(tmp_path, voxels):
+    """Also more arrays than are kept open."""
+    bases = [Base.find(str(tmp_path / volumes.hdf5(tmp_path, voxels)))]
+    for i in range(3):
+        (tmp_path / str(i)).mkdir()
+        bases.append(Base.find(str(tmp_path / str(i) / volumes.zarr3(tmp_path / str(i), voxels))))
+    failed = []
+
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            base = bases[rng.integers(len(bases))]
+            start = [int(rng.integers(0, n - 1)) for n in SHAPE]
+            stop = [int(rng.integers(a + 1, n + 1)) for a, n in zip(start, SHAPE, strict=True)]
+            if rng.random() < 0.1:
+                readers.forget()
+            if not np.array_equal(base.read(0, start, stop), voxels[Box.of(start, stop).slices()]):
+                failed.append((start, stop))
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
-import msgspec
 import numpy as np
 
 from dvid_dask.bases import Base
@@ -24,7 +23,7 @@ from dvid_dask.boxes import Box
 from dvid_dask.formats.compression import zstd_compress
 
 from . import layout as layouts
-from .layout import JPEG_QUALITY, MAX_SCALES, Layout, Voxels
+from .layout import JPEG_QUALITY, MAX_SCALES, Layout, Voxels, codec_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,6 +113,10 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
         start, stop = level.box.cells(self.block)
         return _within(blocks, start, stop)
 
+    def value(self, space: Space | TxSpace, scale: int, block: Sequence[int]) -> bytes | None:
+        """The bytes of one block as it is stored, or would be; None where it was neither written nor is of the base."""
+        return next((value for _, value in self.values(space, scale, np.array([block], np.int64))), None)
+
     def values(
         self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]
     ) -> Iterator[tuple[tuple[int, int, int], bytes]]:
@@ -162,7 +165,7 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
         if self.jpeg:
             z, y, x = voxels.shape
             return bytes(imagecodecs.jpeg_encode(voxels.reshape(z * y, x), level=JPEG_QUALITY))
-        name = msgspec.json.decode(metadata)["codecs"][1]["name"]
+        name = codec_name(metadata)
         data = np.ascontiguousarray(voxels, self.numpy_dtype).tobytes()
         if name == "zstd":
             return zstd_compress(data, 1)

@@ -48,6 +48,7 @@ __all__ = [
     "Layout",
     "Pending",
     "Voxels",
+    "codec_name",
 ]
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -224,6 +225,10 @@ class Layout(msgspec.Struct, frozen=True):
             out[at] = value is not None
         return out
 
+    def value(self, space: Space | TxSpace, scale: int, block: Sequence[int]) -> bytes | None:
+        """The stored bytes of one block (z, y, x); None where it was never written."""
+        return space.get(self.block_key(scale, block))
+
     def values(
         self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]
     ) -> Iterator[tuple[tuple[int, int, int], bytes]]:
@@ -324,7 +329,7 @@ class Layout(msgspec.Struct, frozen=True):
         """The voxels of a block from its stored bytes; `metadata` is that of the scale."""
         if self.jpeg:
             return np.asarray(imagecodecs.jpeg_decode(value)).reshape(self.block)
-        name = _codec_name(metadata)
+        name = codec_name(metadata)
         data = zstd_decompress(value, self.block_bytes) if name == "zstd" else imagecodecs.blosc_decode(value)
         return np.frombuffer(data, self.numpy_dtype).reshape(*self.block, *self.tail)
 
@@ -437,7 +442,8 @@ def _info(layout: Layout) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)
-def _codec_name(metadata: bytes) -> str:
+def codec_name(metadata: bytes) -> str:
+    """The compression of the blocks of a zarr array, by its metadata."""
     names = [codec["name"] for codec in msgspec.json.decode(metadata)["codecs"]]
     if names not in (["bytes", "zstd"], ["bytes", "blosc"]):
         raise ValueError(f"blocks coded by {' + '.join(names)} can't be read one by one; known: zstd, blosc")
