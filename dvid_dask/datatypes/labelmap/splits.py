@@ -102,6 +102,7 @@ def under(space: AnySpace, layout: Layout, runs: NDArray[np.int32]) -> tuple[NDA
     BadRequest
         If runs lie where no block is stored.
     """
+    _check_ends(space, layout, runs)
     pieces = _Pieces(layout, runs)
     met: dict[int, int] = {}
     for batch in batches(pieces.block_zyx, _BATCH):
@@ -127,6 +128,30 @@ def under(space: AnySpace, layout: Layout, runs: NDArray[np.int32]) -> tuple[NDA
     return np.array(list(met), np.uint64), np.array(list(met.values()), np.int64)
 
 
+def _check_ends(space: AnySpace, layout: Layout, runs: NDArray[np.int32]) -> None:
+    """Refuse long runs that end where no block is stored, before they are cut into a piece for each block of a row."""
+    long = runs[runs[:, 3] > layout.block_shape[2]]
+    if not len(long):
+        return
+    last = long[:, [2, 1, 0]].astype(np.int64)
+    last[:, 2] += long[:, 3].astype(np.int64) - 1
+    blocks = np.unique(last // np.array(layout.block_shape), axis=0).astype(np.int32)
+    for batch in batches(blocks, _BATCH):
+        for block, value in zip(batch, space.get_many(keys.blocks(0, np.array(batch, np.int32))), strict=True):
+            if value is None:
+                z, y, x = (int(c) for c in block)
+                raise BadRequest(f"runs lie in block {(z, y, x)} (z, y, x), where nothing is stored")
+
+
+def _within(layout: Layout, rows: Rows, runs: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The part of runs in the box of the blocks of rows: a few long runs may cross millions of other blocks."""
+    if not len(rows):
+        return runs[:0]
+    low = rows.block_zyx.min(axis=0).astype(np.int64) * layout.block_shape
+    high = (rows.block_zyx.max(axis=0).astype(np.int64) + 1) * layout.block_shape
+    return rles.clip(runs, (low.tolist(), high.tolist()))
+
+
 def check(space: AnySpace, layout: Layout, body: int, supervoxel: int, runs: NDArray[np.int32]) -> None:
     """Whether runs can cut a supervoxel: some of it, not all, and nothing else in its blocks.
 
@@ -135,8 +160,8 @@ def check(space: AnySpace, layout: Layout, body: int, supervoxel: int, runs: NDA
     BadRequest
         If they can't.
     """
-    pieces = _Pieces(layout, runs)
     rows = Index(space).rows_of(body, [supervoxel])
+    pieces = _Pieces(layout, _within(layout, rows, runs))
     touched = rows[np.array([pieces.of((z, y, x)) is not None for z, y, x in rows.block_zyx.tolist()], np.bool_)]
     inside = beside = 0
     for blocks, values in _stored(space, touched):
@@ -200,9 +225,9 @@ def cut(
     BadRequest
         If the body has none of a supervoxel's voxels, or runs lie beside the supervoxels.
     """
-    pieces = _Pieces(layout, runs)
     index = Index(space)
     rows = index.rows_of(body, parts.old)
+    pieces = _Pieces(layout, _within(layout, rows, runs))
     split_voxels, counts = np.zeros(len(parts.old), np.int64), []
     beside = 0
 

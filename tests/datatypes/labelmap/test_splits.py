@@ -285,3 +285,27 @@ def test_splits_side_by_side_keep_all(seg):
     assert list(seg.verify()) == []
     assert seg.mapping(range(1, 7)).tolist() == [0] * 6
     assert len(list(seg.mutations())) == 6
+
+
+def test_runs_of_absurd_length_cost_nothing(seg, monkeypatch):
+    """A body of 28 bytes must not become millions of pieces."""
+    cut_up = rles.split_by_block
+
+    def few(runs, shape, **limits):
+        found = cut_up(runs, shape, **limits)
+        assert len(found[2]) < 1000
+        return found
+
+    monkeypatch.setattr(rles, "split_by_block", few)
+    before = snapshot(seg)
+    far = [[-32, y, z, (1 << 31) - 1] for y in range(16) for z in range(16)]
+    with pytest.raises(BadRequest, match="where nothing is stored"):
+        seg.split(1, far)
+    with pytest.raises(BadRequest, match="beside the supervoxel"):
+        seg.split_supervoxel(1, far)
+    assert snapshot(seg) == before
+    # what lies in blocks without the supervoxel still doesn't count
+    seg.write(np.full((16, 16, 16), 9, np.uint64), (48, 0, 0))
+    made = seg.split_supervoxel(9, [[0, 0, 48, (1 << 31) - 1]])
+    assert (seg.supervoxels[48, 0, 0:16] == made.split).all()
+    assert list(seg.verify()) == []
