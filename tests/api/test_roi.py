@@ -82,6 +82,10 @@ BAD_BODIES = [
     "[[1, 2, 3, 4.5]]",
     "[[1, 2, 3, 4.0]]",
     "[[1, 2, 3, 1e2]]",
+    "[[1, 2, 3, NaN]]",
+    "[[1, 2, Infinity, 4]]",
+    "[[1, 2, 3, 1e400]]",
+    "[[1, 2, 3, -1e999]]",
     "[[1, 2, 3, true]]",
     "[[1, 2, 3, [4]]]",
     f"[[1, 2, 3, {HIGH + 1}]]",
@@ -326,7 +330,11 @@ def test_numbers_of_a_partition_agree_with_each_other(client, area, rows, batch,
 
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
     max_leaves=12,
 )

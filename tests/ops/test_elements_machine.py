@@ -1,4 +1,6 @@
-"""Random histories in which elements also come by bulk loads: labelsz counts what a recount counts."""
+"""Random histories of all that follows a segmentation, in which elements also come by bulk loads: labelsz counts what a
+recount counts, and tarsupervoxels has the files of every body, after each edit of bodies, voxels, elements, versions.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,55 @@ ZONE = {(z, y, x) for z in (0, 1) for y in (-1, 0) for x in (0, 2)}  # blocks of
 
 
 class Counted(Histories):
-    """The histories of annotation, with counts, bulk loads and merges of versions."""
+    """The histories of annotation, with counts, files of supervoxels, bulk loads and merges of versions."""
 
     def agree(self):
         super().agree()
         self.count_right()
+        self.files_right()
+
+    @property
+    def files(self):
+        """Supervoxel to file, at this version."""
+        self.model.files = getattr(self.model, "files", {})
+        return self.model.files
+
+    def files_right(self):
+        """Which supervoxels a body has is read off the voxels."""
+        if "meshes" not in self.at:
+            self.at.repo.new_instance("tarsupervoxels", "meshes", {"Extension": "obj"}).set_syncs(["seg"])
+        meshes, pairs = self.at["meshes"], self.pairs()
+        assert {sv: meshes[sv] for sv in meshes} == self.files
+        for body in np.unique(pairs[:, 1]).tolist():
+            members = np.unique(pairs[pairs[:, 1] == body, 0]).tolist()
+            assert meshes.missing(body).tolist() == [sv for sv in members if sv not in self.files]
+            assert list(meshes.files_of(body)) == [(sv, self.files.get(sv)) for sv in members]
+
+    def pairs(self):
+        """uint64 (n, 2): supervoxel and body of all voxels."""
+        low, high = self.seg.extents
+        shape = [b - a for a, b in zip(low, high, strict=True)]
+        both = [self.seg.read(low, shape, supervoxels=sv).reshape(-1) for sv in (True, False)]
+        found = np.unique(np.stack(both, axis=1), axis=0)
+        return found[found[:, 1] != 0]
+
+    @rule(picks=st.lists(PICK, min_size=1, max_size=4))
+    def put_files(self, picks):
+        """Files of supervoxels that there are, and of some that there aren't."""
+        self.agree()
+        known = [*np.unique(self.pairs()[:, 0]).tolist(), 10**12]
+        files = {int(known[pick % len(known)]): b"v %d" % pick for pick in picks}
+        self.at["meshes"].put_many(files)
+        self.files.update(files)
+        self.agree()
+
+    @rule(pick=PICK)
+    def delete_file(self, pick):
+        if self.files:
+            gone = sorted(self.files)[pick % len(self.files)]
+            self.at["meshes"].delete(gone)
+            del self.files[gone]
+            self.agree()
 
     def count_right(self):
         version = self.at
