@@ -108,7 +108,8 @@ def layer_of(layer: Shown) -> dict[str, Any]:
             made |= {"channelDimensions": {"c^": [1, ""]}, "shader": COLOURS}
         return made
     if layer.follows:
-        made["linkedSegmentationLayer"] = {"body": layer.follows}
+        # of chosen bodies; all elements while none is chosen
+        made |= {"linkedSegmentationLayer": {"body": layer.follows}, "filterBySegmentation": ["body"]}
     return made | {"shader": SHADER}
 
 

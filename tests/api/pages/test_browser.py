@@ -204,6 +204,7 @@ def test_what_the_page_links_to_shows_meshes_and_synapses_of_a_body(browser, ser
         state = json.loads(unquote(link.split("#!")[1]))
         assert [layer["type"] for layer in state["layers"]] == ["image", "segmentation", "annotation"]
         assert state["layers"][2]["linkedSegmentationLayer"] == {"body": "seg"}
+        assert state["layers"][2]["filterBySegmentation"] == ["body"]
         state |= {"layout": "3d", "showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False}
         state["layers"][1] |= {"segments": ["1"], "segmentColors": {"1": "#ff0000"}}
         state["layers"][2]["visible"] = False
