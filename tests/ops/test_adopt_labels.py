@@ -188,6 +188,8 @@ def test_scales_of_the_volume_are_taken_as_they_are(repo, tmp_path):
     volume[40:60, 44:64, 3:23] = again
     assert (seg.read((0, 0, 0), volume.shape, supervoxels=True) == volume).all()
     assert list(seg.verify()) == []
+    ops.downres(seg, progress=False)  # all of it by our rule
+    check(seg, volume, (0, 0, 0))
 
 
 # ------------------------------------------------------------------ where a block lies

@@ -22,7 +22,9 @@ from distributed import Client, LocalCluster
 
 import dvid_dask
 from dvid_dask import ops
+from dvid_dask.bases import Base
 from dvid_dask.errors import BadRequest
+from tests.datatypes.labelmap.bases import save
 from tests.ops._victim import Slow
 from tests.ops.conftest import neurites
 from tests.ops.model import World
@@ -64,6 +66,16 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
+
+
+def test_a_segmentation_is_adopted_by_worker_processes(disk, client, tmp_path):
+    volume = neurites(SHAPE)
+    for levels in (0, 2):
+        where = save(tmp_path / str(levels), volume, levels=levels)
+        seg = labelmap(disk.new_repo("fly"))
+        ops.adopt_labels(Base.find(where), seg, brick_edge=32, client=client, progress=False)
+        check(seg, volume)
+        assert not list(seg.verify())
 
 
 @pytest.mark.parametrize("kind", ["file", "memory", "dask"])

@@ -15,6 +15,7 @@ look at the base, and a version that has no such note doesn't show the base. Key
 class  key                                      value
 =====  =======================================  =======================================================
 ``A``                                           `Adoption`, JSON
+``A``  255, scale (1)                           there if a block of the scale was ever edited
 ``A``  scale (1), Morton code of 4x4x4 (12)     64 bits, big-endian: bit n is the n-th block by its code
 =====  =======================================  =======================================================
 """
@@ -55,6 +56,7 @@ __all__ = [
     "base_at",
     "edited",
     "edited_keys",
+    "has_edits",
     "note_adoption",
     "note_blocks",
     "remade",
@@ -86,6 +88,15 @@ class Adoption(msgspec.Struct, frozen=True):
 
 def _adoption(_: bytes, value: bytes | None) -> tuple[Adoption | None, int]:
     return (None if value is None else msgspec.json.decode(value, type=Adoption)), 64
+
+
+def _is_there(_: bytes, value: bytes | None) -> tuple[bool, int]:
+    return value is not None, 1
+
+
+def _edits(scale: int) -> bytes:
+    """Key that is there if blocks of a scale were edited."""
+    return ADOPTED + bytes([255, scale])
 
 
 def _bits(_: bytes, value: bytes | None) -> tuple[int, int]:
@@ -350,11 +361,18 @@ class AdoptedTxSpace(_Through, TxSpace):
                 "voxels can't be written here"
             )
         super().put_many(listed)
+        self._note_edits(listed)
+
+    def _note_edits(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        for scale in {key[1] for key, _ in items if _is_block(key)}:
+            if super().get(_edits(scale)) is None:
+                super().put(_edits(scale), b"1")
 
     def delete(self, key: bytes) -> None:
         """Remove a key; a block that the base has is hidden."""
         if _is_block(key) and self._of_base([key])[0]:
             super().put(key, HIDDEN)
+            self._note_edits([(key, HIDDEN)])
         else:
             super().delete(key)
 
@@ -386,6 +404,11 @@ def base_at(space: AnySpace, scale: int) -> Base | None:
         return None
     adoption = space.adoption()
     return space.base if adoption is not None and scale < adoption.scales else None
+
+
+def has_edits(space: AnySpace, scale: int) -> bool:
+    """Whether blocks of a scale may lie in the tree; known without a look at the store as long as there are none."""
+    return not isinstance(space, _Through) or space._tree().decoded("edits", [_edits(scale)], _is_there)[0]
 
 
 def edited(space: AnySpace, block_keys: Sequence[bytes]) -> list[bytes | None]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack
+from dvid_dask.versions.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,9 @@ __all__ = ["Mapping", "entries_that_differ", "merged_page", "restore_entries", "
 
 _BITS = np.uint64(keys.MAPPING_BITS)
 _PAGES = 1024  # pages changed at a time
+
+_STATES = 1024
+_empty: dict[tuple[str, bytes], bool] = {}  # whether a state has no mapping
 
 Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
 Entries = tuple["NDArray[np.bool_]", "NDArray[np.uint64]"]
@@ -62,7 +66,15 @@ class Mapping:
     def is_empty(self) -> bool:
         """Whether no id has an entry."""
         if self._none is None:
-            self._none = next(iter(self._space.keys(keys.MAPPING)), None) is None
+            space = self._space
+            # a state stays what it is: looked at once
+            state = (space.token, space.prefix) if isinstance(space, Space) else None
+            known = None if state is None else _empty.get(state)
+            self._none = next(iter(space.keys(keys.MAPPING)), None) is None if known is None else known
+            if state is not None and known is None:
+                if len(_empty) >= _STATES:
+                    _empty.clear()
+                _empty[state] = self._none
         return self._none
 
     def _skip(self, ids: int) -> bool:
