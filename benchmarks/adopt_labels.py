@@ -109,7 +109,8 @@ def paired(first: Callable[[Box], Any], second: Callable[[Box], Any], boxes: lis
 
 def compared(seg: LabelMap, open_it: Callable[[], Any], edge: int, count: int) -> list[str]:
     """Boxes of an edge read by hand and through the instance."""
-    array, boxes = open_it(), boxes_of(edge, array.shape, count)
+    array = open_it()
+    boxes = boxes_of(edge, array.shape, count)
     forget()
     by_hand(array, boxes[0])
     seg.read(*boxes[0])

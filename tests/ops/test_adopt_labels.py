@@ -527,8 +527,8 @@ def test_few_blocks_are_kept(repo, tmp_path, monkeypatch):
     seg = labelmap(repo)
     adopt(save(tmp_path, volume), seg)
     reads = []
-    read = Base.read
-    monkeypatch.setattr(Base, "read", lambda self, scale, *box: reads.append(box) or read(self, scale, *box))
+    read = Base.read_box
+    monkeypatch.setattr(Base, "read_box", lambda self, scale, *box: reads.append(box) or read(self, scale, *box))
     block = next(iter(seg.blocks((0, 0, 0), (1, 1, 1))))
     assert len(reads) == 1
     assert next(iter(seg.blocks((0, 0, 0), (1, 1, 1)))) == block
