@@ -81,7 +81,8 @@ class Overlay:
         #: id of the journal; empty if there is none
         self.journal = journal
         self.digest = _digest(manifest, journal)
-        self._token = blake2b(manifest, digest_size=16).digest() if token is None else token
+        #: of the states of no record, of one, of two ...: copies of a tree share its manifest, not the records on it
+        self._tokens = [blake2b(manifest, digest_size=16).digest() if token is None else token]
         self.records: list[tuple[bytes, ...]] = []  # the keys of each
         #: token of the state of all records, where it came from elsewhere
         self.whole = b""
@@ -110,9 +111,7 @@ class Overlay:
 
     def token(self, count: int) -> bytes:
         """Names the state of so many records, 16 bytes."""
-        if not count:
-            return self._token
-        return self.whole or blake2b(self._token + b"%d" % count, digest_size=16).digest()
+        return self.whole if count and self.whole else self._tokens[count]
 
     def add(self, record: Record, end: int, head: bytes = b"") -> None:
         """Add the next record; it ends at this place in the journal, and begins with these bytes."""
@@ -127,6 +126,7 @@ class Overlay:
                 held.append((serial, value))
             self.nbytes += len(key) + (0 if value is None else len(value))
         self.begin, self.end, self.head = self.end, end, head
+        self._tokens.append(blake2b(self._tokens[-1] + head, digest_size=16).digest())
         self.records.append(tuple(record))  # last: a view of it is made after
 
     def get(self, key: bytes, count: int) -> tuple[int, bytes | None] | None:

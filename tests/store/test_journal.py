@@ -170,6 +170,16 @@ def test_putting_it_into_nodes_is_no_new_state(tree, fresh):
     assert tree.store.branch(before, "b").view().get(b"k001") == b"2"
 
 
+def test_copies_of_a_tree_part_with_their_first_record(tree, fresh):
+    copies = [tree.store.branch(tree.view(), name) for name in "bc"]
+    assert copies[0].view().token == copies[1].view().token
+    for number, copy in enumerate(copies):
+        put(copy, k001=f"{number}")
+    tokens = {copy.view().token for copy in (tree, *copies)}
+    assert len(tokens) == 3
+    assert {fresh(copy).view(0).token for copy in (tree, *copies)} == tokens
+
+
 def test_others_see_it_and_know_what_changed(tree):
     view = tree.view(0)
     kept = view.decoded("t", [b"k005"], lambda key, value: ((value,), 1))
