@@ -29,7 +29,7 @@ _BITS = np.uint64(keys.MAPPING_BITS)
 _PAGES = 1024  # pages changed at a time
 
 _STATES = 1024
-_empty: dict[tuple[str, bytes], bool] = {}  # whether a state has no mapping
+_empty: dict[tuple[str, str, bytes], bool] = {}  # whether a state has no mapping
 
 Page = tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]
 Entries = tuple["NDArray[np.bool_]", "NDArray[np.uint64]"]
@@ -68,7 +68,7 @@ class Mapping:
         if self._none is None:
             space = self._space
             # a state stays what it is: looked at once
-            state = (space.token, space.prefix) if isinstance(space, Space) else None
+            state = (space.view.name, space.token, space.prefix) if isinstance(space, Space) else None
             known = None if state is None else _empty.get(state)
             self._none = next(iter(space.keys(keys.MAPPING)), None) is None if known is None else known
             if state is not None and known is None:

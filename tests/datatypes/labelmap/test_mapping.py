@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dvid_dask
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 
 from .conftest import DictSpace
@@ -49,3 +51,20 @@ def test_only_the_pages_of_the_ids_are_touched(space):
     assert mapping.body(500_001) == 8
     assert mapping.body(500_002) == 7
     assert space.read == 2  # a view keeps what was read of it; this space doesn't
+
+
+@pytest.mark.parametrize("url", ["memory://", "folder"])
+def test_branches_with_small_commits_are_different_states(url, tmp_path):
+    """One branch gets a mapping, the other none: both after one commit on the same nodes."""
+    repo = dvid_dask.create(url if url == "memory://" else str(tmp_path / url), compact="never").new_repo("fly")
+    seg = repo.new_instance("labelmap", "seg", {"BlockSize": "16,16,16"})
+    seg.write(np.repeat(np.array([1, 2], np.uint64), 2048).reshape(16, 16, 16), (0, 0, 0))
+    root = seg.version
+    root.commit()
+    one, other = root.newversion()["seg"], root.new_branch("other")["seg"]
+    one.raise_max_label(50)
+    other.merge(1, [2])
+    assert one.view(0).token != other.view(0).token
+    assert [Mapping(s.view(0)).is_empty for s in (one, other, one)] == [True, False, True]
+    assert one[15, 15, 15] == 2
+    assert other[15, 15, 15] == 1
