@@ -143,7 +143,7 @@ def test_damaged_data_files(filled, fresh, damage):
             place.unlink()
         elif damage == "bits":
             rng = random.Random(3)
-            place.write_bytes(bytes(byte ^ (rng.random() < 0.01) for byte in data))
+            place.write_bytes(bytes(byte ^ (rng.random() < 0.1) for byte in data))
         else:
             place.write_bytes(data[: len(data) // 2 if damage == "half" else 0])
     before = files(filled)
