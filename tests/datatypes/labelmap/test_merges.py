@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import dvid_dask
@@ -278,6 +278,33 @@ def test_split_into_ids_that_the_other_side_uses():
     assert [c["supervoxel"] for c in conflicts(m)] == [1]
 
 
+@pytest.mark.parametrize("body", [None, 7, 901])
+@pytest.mark.parametrize("cut_again", [False, True])
+def test_an_id_that_one_side_splits_off_and_the_other_writes(body, cut_again):
+    """What was written is another thing than the part: it gets to no body of the first parent."""
+    seg, a, b = family()
+    a.split_supervoxel(5, half(a, 5), split=901, remain=902)
+    if cut_again:
+        a.split_supervoxel(901, half(a, 901, axis=0), split=903, remain=904)
+    written = START[16:, 16:, 16:].copy()
+    written[:2] = 901
+    written[3:5] = 900
+    b.write(written, (16, 16, 16))
+    if body:
+        b.merge(body, [7 if body == 901 else 901])
+    m = merged(a, b)
+    after = voxels(a)
+    after[19:21, 16:, 16:] = 900
+    assert (voxels(m) == after).all()
+    assert conflicts(m) == [{"supervoxel": 901, "id": "of a part on one side, written on the other"}]
+    assert bodies(m, [5, 7, 901, 902]) == [0, body if body == 901 else 7, 0 if cut_again else 5, 5]
+    assert m.size(5) == 512
+    n = merged(b, a)
+    assert (voxels(n) == voxels(b)).all()
+    assert conflicts(n) == [{"supervoxel": 5, "cut": "on both sides, or into ids that are in use"}]
+    assert bodies(n, [5, 7, 901]) == [5, body if body == 901 else 7, body or 901]
+
+
 def test_identical_edits_are_no_contradiction():
     seg, a, b = family()
     for side in (a, b):
@@ -511,13 +538,17 @@ def expected_voxels(base, ours, theirs, our_cuts, their_cuts):
     we_wrote = mapped(ours.voxels, lambda v: root_of(v, our_cuts)) != base.voxels
     they_wrote = mapped(theirs.voxels, lambda v: root_of(v, their_cuts)) != base.voxels
     take = ~we_wrote & (they_wrote | (ours.voxels == base.voxels))
+    # what they wrote under the id of a part of ours is something else
+    parts = np.array(sorted(our_cuts.keys() - their_cuts.keys()), np.uint64)
+    foreign = take & np.isin(theirs.voxels, parts)
+    take &= ~foreign
     out = np.where(take, mapped(theirs.voxels, their_name), mapped(ours.voxels, our_name))
     differ = we_wrote & they_wrote & (mapped(ours.voxels, our_name) != mapped(theirs.voxels, their_name))
-    return out, bool(differ.any()), bool(twice)
+    return out, bool(differ.any()), bool(twice), {int(v) for v in np.unique(theirs.voxels[foreign])}
 
 
 def check_voxels(found, base, ours, theirs, our_cuts, their_cuts, listed):
-    expected, differ, twice = expected_voxels(base, ours, theirs, our_cuts, their_cuts)
+    expected, differ, twice, foreign = expected_voxels(base, ours, theirs, our_cuts, their_cuts)
     # a cut into ids that the other side has chosen for something else does not stand
     refused = [what["supervoxel"] for what in listed if "cut" in what]
     same = (found.voxels == expected) | np.isin(base.voxels, np.array(refused, np.uint64))
@@ -525,6 +556,7 @@ def check_voxels(found, base, ours, theirs, our_cuts, their_cuts, listed):
     rest = {*rests(our_cuts, ours).values(), *rests(their_cuts, theirs).values()}
     odd = {*rest, *(sv for sv in {*ours.svs, *theirs.svs} if ours.body(sv) == 0 or theirs.body(sv) == 0)}
     assert set(np.unique(expected[~same]).tolist()) <= odd
+    assert foreign <= {what.get("supervoxel") for what in listed if "id" in what}
     assert any("voxels written differently" in what for what in listed) or not differ
     assert any("cut" in what for what in listed) or not twice
 
@@ -536,7 +568,10 @@ def check_bodies(found, base, ours, theirs, our_cuts, their_cuts, listed):
     units = []
     for sv in found.svs:
         root = root_of(sv, our_cuts) if sv in our_cuts else root_of(sv, their_cuts)
-        sides = [side.body(sv if sv in side.svs or sv in side.entries else root) for side in (base, ours, theirs)]
+        # a side that has written the id of another's part says nothing of the part
+        cuts = {}, our_cuts, their_cuts
+        known = [sv == root or sv in side_cuts for side_cuts in cuts]
+        sides = [side.body(sv if k else root) for side, k in zip((base, ours, theirs), known, strict=True)]
         if sv not in told and root not in whole and 0 not in sides[1:] and root in base.svs:
             units.append((sv, base.body(root), *sides[1:]))
     for mine, other in ((2, 3), (3, 2)):
@@ -584,6 +619,7 @@ def classes(told):
 PROFILE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
+@example(4011)  # an id that one side splits off and the other writes
 @settings(max_examples=15, phases=[Phase.explicit, Phase.reuse, Phase.generate], **PROFILE)
 @given(st.integers(0, 2**32))
 def test_random_programs(seed):

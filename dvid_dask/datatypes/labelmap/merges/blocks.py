@@ -62,17 +62,21 @@ class Renaming:
         they were cut from.
     our_roots, their_roots
         Of each side from the parts to what they were cut from.
+    our_parts
+        Parts that we alone have cut, ascending: where theirs has written such an id, it means something else.
     """
 
     ours: _Table
     theirs: _Table
     our_roots: _Table
     their_roots: _Table
+    our_parts: NDArray[np.uint64]
 
     @classmethod
     def nothing(cls) -> Renaming:
         """All labels stay."""
-        return cls(*(_Table.of({}) for _ in range(4)))
+        none = _Table.of({})
+        return cls(none, none, none, none, np.empty(0, np.uint64))
 
 
 def renaming_of(step: MergeStep, sides: Sides) -> Renaming:
@@ -92,6 +96,7 @@ def renaming_of(step: MergeStep, sides: Sides) -> Renaming:
         _Table.of(of_theirs),
         _Table.of({part: ours.root(part) for part in ours.old}),
         _Table.of(their_roots),
+        np.array(sorted(ours.old.keys() - theirs.old.keys()), np.uint64),
     )
 
 
@@ -108,7 +113,7 @@ class Joined:
     cut_differently
         Supervoxels whose voxels both sides gave to different parts.
     reused
-        Labels of theirs that are retired on our side.
+        Labels of theirs that are retired on our side, or parts that we have cut.
     """
 
     block_zyx: NDArray[np.int32]
@@ -170,8 +175,8 @@ def join_blocks(
         by = "both" if settled.conflict else "ours" if settled.value == ours else "theirs"
         base = step.base_of(ours, theirs, at_bases, get) if at_bases else None
         tasks.append(_Task(ours, theirs, base, by))
-    retired = _retired_in(space, layout, renaming, tasks)
-    made = parallel(lambda task: _join(task, layout, renaming, retired), tasks, grain=4)
+    unfit = _unfit_in(space, layout, renaming, tasks)
+    made = parallel(lambda task: _join(task, layout, renaming, unfit), tasks, grain=4)
     joined = Joined(np.empty((0, 3), np.int32))
     changed = []
     for n, (task, done) in enumerate(zip(tasks, made, strict=True)):
@@ -188,26 +193,26 @@ def join_blocks(
     return joined
 
 
-def _retired_in(space: AnySpace, layout: Layout, renaming: Renaming, tasks: Sequence[_Task]) -> NDArray[np.uint64]:
-    """Labels of theirs that can't be written, ascending: they are retired on our side."""
+def _unfit_in(space: AnySpace, layout: Layout, renaming: Renaming, tasks: Sequence[_Task]) -> NDArray[np.uint64]:
+    """Labels of theirs that can't be written, ascending: they are retired on our side, or parts of what we have cut."""
     blocks = [task.theirs for task in tasks if task.theirs is not None and task.by != "ours"]
     tables = parallel(lambda value: label_blocks.labels(decompress(value, layout)), blocks)
     labels = np.unique(np.concatenate([np.empty(0, np.uint64), *tables]))
     labels = labels[(labels != 0) & ~np.isin(labels, renaming.theirs.old)]
-    retired: NDArray[np.uint64] = labels[Mapping(space).bodies(labels) == 0]
-    return retired
+    unfit: NDArray[np.uint64] = labels[(Mapping(space).bodies(labels) == 0) | np.isin(labels, renaming.our_parts)]
+    return unfit
 
 
-def _join(task: _Task, layout: Layout, renaming: Renaming, retired: NDArray[np.uint64]) -> _Made:
+def _join(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np.uint64]) -> _Made:
     if task.by == "ours":
         return _Made(_renamed(task.ours, layout, renaming.ours))
     if task.by == "theirs":
         if task.theirs is None:
             return _Made(None)
         labels = label_blocks.labels(decompress(task.theirs, layout))
-        if not np.isin(labels, retired).any():
+        if not np.isin(labels, unfit).any():
             return _Made(_renamed(task.theirs, layout, renaming.theirs))
-    return _by_voxel(task, layout, renaming, retired)
+    return _by_voxel(task, layout, renaming, unfit)
 
 
 def _renamed(value: bytes | None, layout: Layout, table: _Table) -> bytes | None:
@@ -217,7 +222,7 @@ def _renamed(value: bytes | None, layout: Layout, table: _Table) -> bytes | None
     return compress(table.rename(block)) if table.occurs(label_blocks.labels(block)) else value
 
 
-def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, retired: NDArray[np.uint64]) -> _Made:
+def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np.uint64]) -> _Made:
     def dense(value: bytes | None) -> NDArray[np.uint64]:
         if value is None:
             return np.zeros(layout.block_shape, np.uint64)
@@ -229,11 +234,12 @@ def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, retired: NDArray[
     mine, other = renaming.ours.applied(ours), renaming.theirs.applied(theirs)
     # what nobody wrote may still have been cut: by them alone, or by both
     take = ~we_wrote & (they_wrote | (ours == base))
-    unfit = take & np.isin(other, retired) if len(retired) else np.zeros_like(take)
-    reused = tuple(np.unique(other[unfit]).tolist())
+    # by theirs' own labels: what our cut makes of them is ours
+    refused = take & np.isin(theirs, unfit) if len(unfit) else np.zeros_like(take)
+    reused = tuple(np.unique(theirs[refused]).tolist())
     differently = int((we_wrote & they_wrote & (mine != other)).sum())
     cut = ~we_wrote & ~they_wrote & (ours != base) & (theirs != base) & (ours != theirs)
-    out = np.where(take & ~unfit, other, mine)
+    out = np.where(take & ~refused, other, mine)
     if np.array_equal(out, ours):
         value = task.ours
     elif np.array_equal(out, theirs):

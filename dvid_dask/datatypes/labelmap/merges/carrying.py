@@ -290,8 +290,10 @@ class _Carrying:
             reused |= joined.reused
         for sv in sorted(cut - known):
             self._list({"supervoxel": sv, "cut": "differently on both sides"})
+        parts = set(renaming.our_parts.tolist())
         for sv in sorted(reused):
-            self._list({"supervoxel": sv, "id": "retired on one side, written on the other"})
+            used = "of a part on one side" if sv in parts else "retired on one side"
+            self._list({"supervoxel": sv, "id": f"{used}, written on the other"})
         if box is None:
             self._write_coarse(np.concatenate(looked_at))
 
