@@ -523,7 +523,7 @@ def rests(cuts, told):
     return found
 
 
-def expected_voxels(base, ours, theirs, our_cuts, their_cuts):
+def expected_voxels(base, ours, theirs, our_cuts, their_cuts, refused):
     """The rule, voxel by voxel; and where it doesn't say since a rest was empty."""
     our_rest, their_rest = rests(our_cuts, ours), rests(their_cuts, theirs)
     twice = our_rest.keys() & their_rest.keys()
@@ -533,7 +533,7 @@ def expected_voxels(base, ours, theirs, our_cuts, their_cuts):
 
     def their_name(sv):
         root = root_of(sv, their_cuts)
-        return our_rest[root] if root in twice else our_rest.get(sv, sv)
+        return our_rest.get(root, root) if root in twice or root in refused else our_rest.get(sv, sv)
 
     we_wrote = mapped(ours.voxels, lambda v: root_of(v, our_cuts)) != base.voxels
     they_wrote = mapped(theirs.voxels, lambda v: root_of(v, their_cuts)) != base.voxels
@@ -548,9 +548,9 @@ def expected_voxels(base, ours, theirs, our_cuts, their_cuts):
 
 
 def check_voxels(found, base, ours, theirs, our_cuts, their_cuts, listed):
-    expected, differ, twice, foreign = expected_voxels(base, ours, theirs, our_cuts, their_cuts)
     # a cut into ids that the other side has chosen for something else does not stand
     refused = [what["supervoxel"] for what in listed if "cut" in what]
+    expected, differ, twice, foreign = expected_voxels(base, ours, theirs, our_cuts, their_cuts, refused)
     same = (found.voxels == expected) | np.isin(base.voxels, np.array(refused, np.uint64))
     # an empty rest, and ids that the other side has retired, go elsewhere; both are said by the label
     rest = {*rests(our_cuts, ours).values(), *rests(their_cuts, theirs).values()}
