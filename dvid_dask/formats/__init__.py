@@ -14,13 +14,16 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
 `columns`                   small tables of unsigned integers
+`urls`                      URLs in texts that others read: without secrets
 `tars`                      tar files as streams, read with suspicion
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `label_cuts`                supervoxels of a label block cut in two, and joined
 `meshes`                    surfaces of labels: marching cubes, simplification, Draco, neuroglancer's meshes
 `contacts`                  faces between the labels of a brick
 `sharding`                  Neuroglancer's sharded files
+`precomputed_annotations`   Neuroglancer's annotations: points and lines, by space, id and relation
 `compressed_segmentation`   Neuroglancer's compressed_segmentation of uint64
+`ome_zarr`                  the attributes of OME-Zarr's groups: scales, units, channels
 `downsample`                means over windows: the coarser scales of images
 `tile_payload`              image tiles as they are stored
 `placeholder`               the picture of a tile that isn't there

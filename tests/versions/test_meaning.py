@@ -138,7 +138,7 @@ def test_contradictions_are_settled_for_the_first_parent_and_listed(ds, repo, fa
     found = sorted((c.instance, c.key, c.parents, c.base) for c in m.conflicts)
     assert found == [("longest", b"rk", (b.uuid, a.uuid), root.uuid), ("words", b"wone", (b.uuid, a.uuid), root.uuid)]
     assert [c.what for c in m.conflicts] == [{"word": "one"}, b"rk"]
-    assert "2 changes" in m.log[0]
+    assert "(2): " in m.log[0]
     assert "words: word one" in m.log[0]
     sound(ds)
     m.commit()
