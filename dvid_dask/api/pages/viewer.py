@@ -1,11 +1,11 @@
 """neuroglancer, from the Python package of that name where it is installed, opened on a version of a repository.
 
 The package holds the viewer as built files; it is never imported, and nothing is fetched from another host. These files
-are the viewer that Python's users drive, so the page finds beside itself what that one asks of its server:
+are the viewer that Python's users drive, so the page finds beside itself what that one asks of its server; but it does
+not listen to it, since nobody would change its state from here.
 
 ==============================  =============================================================================
 ``/neuroglancer/v/view/``       the page; its state is the fragment of the address, as on any neuroglancer
-``/neuroglancer/events/view``   what the server would change in the viewer: nothing, so it stays silent
 ``/neuroglancer/credentials/``  how to prove oneself to a DVID server: anonymously
 ==============================  =============================================================================
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-import anyio
 import msgspec
 from starlette.responses import FileResponse, RedirectResponse, Response
 
@@ -31,17 +30,13 @@ from .cards import Card, Volume
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from starlette.types import Receive, Scope, Send
-
     from dvid_dask.api.face import Request
-    from dvid_dask.api.state import ServerState
 
 __all__ = ["PREFIX", "bundle", "file_of", "service_of", "Shown", "sources", "state_of", "viewer_link"]
 
 #: Where the viewer lies on this server, its page, and the addresses that the page makes out of that.
 PREFIX = "/neuroglancer/"
 PAGE = PREFIX + "v/view/"
-EVENTS = PREFIX + "events/view"
 CREDENTIALS = PREFIX + "credentials/view"
 
 #: Metres of the units that volumes are given in.
@@ -199,23 +194,21 @@ def _mended(file: Path) -> bytes | None:
     return code[: found.start()] + fixed + code[found.end() :]
 
 
-class _Silence(Response):
-    """A stream of events in which none comes, open until the client leaves or the server closes."""
+#: Runs before the viewer does. It would listen to what Python's server changes in it, over a connection that it holds
+#: for as long as the page is open and some time after; a browser has six for a server, so that the seventh viewer of
+#: one would wait for its first voxel until another is closed.
+_DEAF = b"""<script>
+window.EventSource = class {
+  constructor() { setTimeout(() => this.onopen?.()); }
+  close() {}
+};
+</script>"""
 
-    def __init__(self, server: ServerState) -> None:
-        super().__init__(b"", media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
-        self._server = server
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-        while self._server.available:
-            with anyio.move_on_after(1.0):
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                return
-        await send({"type": "http.response.body", "body": b""})
+@functools.lru_cache(maxsize=2)
+def _page(file: Path) -> bytes:
+    """The viewer's page, which listens to no server."""
+    return file.read_bytes().replace(b"<head>", b"<head>" + _DEAF, 1)
 
 
 def service_of(request: Request) -> Response | None:
@@ -231,12 +224,11 @@ def service_of(request: Request) -> Response | None:
         return Response("no such credentials here\n", 404, media_type="text/plain")
     if method not in ("GET", "HEAD"):
         return None
-    if path == EVENTS:
-        return _Silence(request.server)
     if path in (PREFIX, PREFIX.rstrip("/"), PAGE.rstrip("/")):
         return RedirectResponse(viewer_link({}), 307)
     if path == PAGE:
-        return file_of(folder, "index.html", "no-cache")
+        headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(_page(folder / "index.html"), 200, headers, "text/html")
     if not path.startswith(PAGE):
         return None
     name = path.removeprefix(PAGE)

@@ -80,11 +80,11 @@ def served(tmp_path_factory):
         yield process.url, uuid, child, gray, labels
 
 
-def opened(browser, url, state):
+def opened(browser, url, state, seconds=90):
     browser.get("about:blank")  # a change of the fragment alone loads no page
     browser.get(f"{url}/neuroglancer/v/view/#!{json.dumps(state)}")
     until(browser, "return window.viewer !== undefined && viewer.isReady() && viewer.layerManager.managedLayers"
-                   ".every(l => l.layer && l.layer.isReady)")  # fmt: skip
+                   ".every(l => l.layer && l.layer.isReady)", seconds)  # fmt: skip
     time.sleep(0.5)  # one more frame
 
 
@@ -216,6 +216,24 @@ def test_what_the_page_links_to_shows_meshes_and_synapses_of_a_body(browser, ser
 def reddish(browser):
     """How many pixels are red."""
     return int((picture(browser).astype(int) @ [2, -1, -1] > 100).sum())
+
+
+def test_many_viewers_of_one_server(browser, served):
+    """None takes the connections that others need: a browser has six for a server."""
+    url, root, *_ = served
+    source = SOURCES["precomputed"].format(url=url, version=root, name="seg")
+    state = state_of(url, root, {"type": "segmentation", "name": "seg", "source": source})
+    first = browser.current_window_handle
+    try:
+        for _ in range(8):
+            browser.switch_to.new_window("tab")
+            opened(browser, url, state, 30)
+    finally:
+        for tab in browser.window_handles:
+            browser.switch_to.window(tab)
+            if tab != first:
+                browser.close()
+        browser.switch_to.window(first)
 
 
 def test_a_merge_shows_at_once(browser, served):

@@ -167,6 +167,9 @@ def test_the_viewer_is_served(client):
     assert begin.status_code == 307
     assert state_in(begin.headers["location"]) == {}
     index = client.get("/neuroglancer/v/view/")
+    assert index.headers["content-type"].startswith("text/html")
+    # the page listens to nothing before the viewer begins: each listener is a connection less for voxels
+    assert index.text.index("window.EventSource = ") < index.text.index(" src=")
     assert index.status_code == 200
     files = re.findall(r'(?:src|href)="([^"]+)"', index.text)
     assert files
