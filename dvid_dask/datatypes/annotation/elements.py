@@ -73,6 +73,13 @@ class Texts:
     def __len__(self) -> int:
         return len(self.number)
 
+    def used(self) -> Texts:
+        """Without texts that no element has, where there are many: what was chosen from others has all of theirs."""
+        if len(self.text) <= max(len(self.number), 64):
+            return self
+        numbers, number = np.unique(self.number, return_inverse=True)
+        return Texts(number.reshape(-1).astype(np.int64), [self.text[n] for n in numbers.tolist()])
+
     def each(self) -> list[bytes]:
         """The text of each element."""
         text = self.text
@@ -226,6 +233,10 @@ class Elements:
         joined = Elements.join([self[chosen].filled(), self[rest]])
         return joined[np.argsort(np.concatenate([chosen, rest]), kind="stable")]
 
+    def alone(self) -> Elements:
+        """The same, without texts of the elements that they were chosen from."""
+        return replace(self, tags=self.tags.used(), prop=self.prop.used())
+
     def counts(self) -> NDArray[np.int64]:
         """int64 (5,): elements of each kind."""
         return np.bincount(self.kind, minlength=len(KINDS))[: len(KINDS)].astype(np.int64)
@@ -240,8 +251,10 @@ class Elements:
 _FEW = 1 << 14
 
 
-def find(have: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.int64]:
+def find(have: NDArray[np.integer], wanted: NDArray[np.integer]) -> NDArray[np.int64]:
     """Where each wanted position (n, 3) is in `have` (m, 3); -1 for those that aren't. Of equal ones the first.
+
+    Rows of other widths, and other integers, are found likewise.
 
     Examples
     --------
@@ -255,7 +268,7 @@ def find(have: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.int64
         at = equal.argmax(axis=1)
         return np.where(equal[np.arange(len(wanted)), at], at, -1).astype(np.int64)
     both = np.concatenate([have, wanted])
-    order = np.lexsort((both[:, 2], both[:, 1], both[:, 0]))  # stable: what is there comes first
+    order = np.lexsort(both.T[::-1])  # stable: what is there comes first
     ranked = both[order]
     starts = np.ones(len(both), np.bool_)
     starts[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
@@ -275,6 +288,7 @@ _decode_texts = msgspec.msgpack.Decoder(tuple[list[bytes], list[bytes]]).decode
 def _local(texts: Texts, group: NDArray[np.int64], groups: int) -> tuple[NDArray[np.int64], list[list[bytes]]]:
     """Numbers of texts within each group, and the texts of each group."""
     known: dict[bytes, int] = {}
+    texts = texts.used()
     same = np.array([known.setdefault(t, len(known)) for t in texts.text], np.int64)
     distinct, wide = list(known), max(1, len(known))
     pairs, where = np.unique(group * wide + same[texts.number], return_inverse=True)

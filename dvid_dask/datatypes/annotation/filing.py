@@ -17,6 +17,7 @@ from dvid_dask.datatypes import events
 from dvid_dask.datatypes.annotation import keys
 from dvid_dask.datatypes.annotation.blocks import blocks_around, in_blocks
 from dvid_dask.datatypes.annotation.elements import Elements, Texts, find
+from dvid_dask.datatypes.annotation.exchanging import exchange_many
 from dvid_dask.datatypes.annotation.lists import Drop, Lists, PageNumbers, Record, place_of
 from dvid_dask.datatypes.annotation.parsing import tag_lists
 from dvid_dask.datatypes.annotation.tally import Tally
@@ -130,32 +131,33 @@ class Filing:
         both = np.concatenate([gone.zyx, come.zyx])
         bodies, supervoxels = self.located(both)
         n = len(gone)
-        self._exchange(
-            (bodies[:n], gone.zyx, supervoxels[:n]),
-            (bodies[n:], come.listed(supervoxels[n:])),
+        _through(
+            self._exchange(
+                (bodies[:n], gone.zyx, supervoxels[:n]),
+                (bodies[n:], come.listed(supervoxels[n:])),
+            )
         )
 
     def _exchange(
         self, drop: tuple[Ids, Points, Ids], add: tuple[Ids, Elements], *, anywhere: bool = False
-    ) -> list[Elements]:
-        """Take positions out of the lists of bodies and add elements to others; returns what was taken, by body."""
-        old, zyx, key = drop
-        new, come = add
-        names = np.unique(np.concatenate([old, new]))
-        names = names[names != 0]
-        by_old, by_new = np.argsort(old, kind="stable"), np.argsort(new, kind="stable")
-        drops, adds = [], []
-        from_old = np.searchsorted(old[by_old], names), np.searchsorted(old[by_old], names, "right")
-        from_new = np.searchsorted(new[by_new], names), np.searchsorted(new[by_new], names, "right")
-        for a, b, c, d in zip(*(part.tolist() for part in (*from_old, *from_new)), strict=True):
-            chosen = by_old[a:b]
-            drops.append(Drop(zyx[chosen], key[chosen]))
-            adds.append(come[by_new[c:d]])
-        taken = self.labels.exchange(names.tolist(), drops, adds, anywhere=anywhere)
-        for name, lost, gained in zip(names.tolist(), taken, adds, strict=True):
-            self.tally.add(name, lost, -1)
-            self.tally.add(name, gained, 1)
-        return taken
+    ) -> Iterator[Elements]:
+        """Take positions out of the lists of bodies and add elements to others; gives what was taken. Body 0 is none.
+
+        Nothing is done but as it is gone through.
+        """
+        left, came = np.flatnonzero(drop[0]), np.flatnonzero(add[0])
+        names = np.unique(np.concatenate([drop[0][left], add[0][came]]))
+        taken = exchange_many(
+            self.labels,
+            names.tolist(),
+            (np.searchsorted(names, drop[0][left]), Drop(drop[1][left], drop[2][left])),
+            (np.searchsorted(names, add[0][came]), add[1][came]),
+            anywhere=anywhere,
+        )
+        for place, elements in taken:
+            self.tally.add(names[place], elements, -1)
+            yield elements
+        self.tally.add(add[0], add[1], 1)
 
     def _change_tags(self, gone: Elements, come: Elements, was: NDArray[np.int64]) -> None:
         tags: dict[str, int] = {}
@@ -166,18 +168,9 @@ class Filing:
         # as DVID has it: in a tag's list an element has no nulls, unless it took another's place in it
         wide = len(gone) + 1
         replaces = (was[gained_by] >= 0) & np.isin(gained * wide + was[gained_by], lost * wide + lost_by)
-        by_lost, by_gained = np.argsort(lost, kind="stable"), np.argsort(gained, kind="stable")
-        lost, lost_by = lost[by_lost], lost_by[by_lost]
-        gained, gained_by, replaces = gained[by_gained], gained_by[by_gained], replaces[by_gained]
-        drops, adds = [], []
-        for number in range(len(tags)):
-            a, b = np.searchsorted(lost, [number, number + 1])
-            c, d = np.searchsorted(gained, [number, number + 1])
-            zyx = gone.zyx[lost_by[a:b]]
-            drops.append(Drop(zyx, place_of(zyx)))
-            chosen = come[gained_by[c:d]]
-            adds.append(chosen.listed(place_of(chosen.zyx), empties=~replaces[c:d]))
-        self.tags.exchange(list(tags), drops, adds)
+        zyx, chosen = gone.zyx[lost_by], come[gained_by]
+        listed = chosen.listed(place_of(chosen.zyx), empties=~replaces)
+        _through(exchange_many(self.tags, list(tags), (lost, Drop(zyx, place_of(zyx))), (gained, listed)))
 
     # -------------------------------------------------------------- the segmentation changes
 
@@ -279,7 +272,7 @@ class Filing:
         held = held[changed]
         old, old_key, new, new_key = (ids[changed] for ids in (*before, *after))
         nothing = np.empty(0, np.uint64), Elements.none()
-        taken = Elements.join(self._exchange((old, held.zyx, old_key), nothing))
+        taken = Elements.join(list(self._exchange((old, held.zyx, old_key), nothing)))
         at = find(taken.zyx, held.zyx)
         known = at >= 0
         # a list has elements in its own form, which goes along; those in no list come in theirs
@@ -288,7 +281,13 @@ class Filing:
         new, new_key, lost = new[order], new_key[order], ~known[order] & (old[order] != 0)
         # what wasn't where it should have been may be in the right list already, under another supervoxel
         there = np.where(lost, new, np.uint64(0)), come.zyx, new_key
-        self._exchange(there, (new, come.with_key(new_key)), anywhere=bool(lost.any()))
+        _through(self._exchange(there, (new, come.with_key(new_key)), anywhere=bool(lost.any())))
+
+
+def _through(parts: Iterator[object]) -> None:
+    """Have what is done part by part be done."""
+    for _ in parts:
+        pass
 
 
 def under_runs(zyx: Points, runs: NDArray[np.int32]) -> NDArray[np.bool_]:

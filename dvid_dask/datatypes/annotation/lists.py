@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     AnySpace = Space | TxSpace
     Ids = NDArray[np.uint64]
 
-__all__ = ["Directory", "Drop", "Lists", "PageNumbers", "Record", "new_lists", "place_of"]
+__all__ = ["Directory", "Drop", "Lists", "PageNumbers", "Record", "Short", "new_lists", "place_of"]
 
 INLINE = 256
 """Most elements that a record holds itself."""
@@ -176,12 +176,10 @@ class Record:
         """The inverse of `encode`; an empty list for None."""
         if value is None:
             return cls()
+        held = _stored(value)
         try:
-            held = _decode(value)
-            if held.form != _FORMAT:
-                raise DamagedListError(f"a list of elements has form {held.form}, expected {_FORMAT}")
             directory = Directory(unpack(held.directory, _COLUMNS)) if held.directory else Directory.empty()
-        except (msgspec.DecodeError, FormatError) as error:
+        except FormatError as error:
             raise DamagedListError(f"a list of elements doesn't decode: {error}") from error
         return cls(directory, decode(held.inline or None), held.given)
 
@@ -196,6 +194,21 @@ class Drop(NamedTuple):
     def nothing(cls) -> Drop:
         """Nothing."""
         return cls(np.empty((0, 3), np.int32), np.empty(0, np.uint64))
+
+
+class Short(NamedTuple):
+    """A list as its record says, undecoded.
+
+    Attributes
+    ----------
+    fits
+        Whether that is all of it: it has no pages, and wasn't stored as given.
+    inline
+        The value of the elements that the record holds, if it fits and there are any.
+    """
+
+    fits: bool
+    inline: bytes
 
 
 class Lists:
@@ -231,6 +244,10 @@ class Lists:
         """`record` of many; None for a list that isn't there."""
         values = self._space.get_many([self._key_of(n) for n in names])  # type: ignore[arg-type]
         return [None if v is None else Record.decode(v) for v in values]
+
+    def short(self, names: Sequence[int] | Sequence[str]) -> list[Short]:
+        """What the records of many lists say, undecoded; a list that isn't there fits."""
+        return [_short(v) for v in self._space.get_many([self._key_of(n) for n in names])]  # type: ignore[arg-type]
 
     def scan(self, name: int | str) -> Iterator[Elements]:
         """The elements of a list, some pages at a time."""
@@ -279,6 +296,21 @@ class Lists:
             tx.delete(key)
         if isinstance(name, int):
             self._note_given(name, record)
+
+    def put_short(
+        self, names: Sequence[int] | Sequence[str], inline: Sequence[bytes], filled: NDArray[np.bool_]
+    ) -> None:
+        """Store lists that fit into their records, each a value of its elements; those that aren't filled go.
+
+        None of them was stored as given.
+        """
+        tx = self._tx
+        for name, value, there in zip(names, inline, filled.tolist(), strict=True):
+            key = self._key_of(name)  # type: ignore[arg-type]
+            if there:
+                tx.put(key, _encode(_Stored(_FORMAT, False, b"", value)))
+            else:
+                tx.delete(key)
 
     def _note_given(self, body: int, record: Record) -> None:
         tx, key = self._tx, keys.given(body)
@@ -506,6 +538,24 @@ class Lists:
         """Make these the elements of a list."""
         self.delete(name)
         self.put(name, Record(Directory.empty(), elements, given))
+
+
+def _short(value: bytes | None) -> Short:
+    if value is None:
+        return Short(True, b"")
+    held = _stored(value)
+    fits = not held.directory and not held.given
+    return Short(fits, held.inline if fits else b"")
+
+
+def _stored(value: bytes) -> _Stored:
+    try:
+        held = _decode(value)
+    except msgspec.DecodeError as error:
+        raise DamagedListError(f"a list of elements doesn't decode: {error}") from error
+    if held.form != _FORMAT:
+        raise DamagedListError(f"a list of elements has form {held.form}, expected {_FORMAT}")
+    return held
 
 
 def _among(have: Ids, wanted: Ids) -> NDArray[np.bool_]:
