@@ -369,7 +369,8 @@ class Base(msgspec.Struct, frozen=True):
         BrokenBase, Unavailable, TooBusy
             As `read`.
         """
-        stop = [a + n for a, n in zip(start, shape, strict=True)]
+        (z, y, x), (d, h, w) = start, shape
+        stop = z + d, y + h, x + w
         one = self.level(scale)
         if one is not None and _inside(start, stop, one):
             found = _read(one, start, stop)
@@ -398,9 +399,11 @@ def _inside(start: Sequence[int], stop: Sequence[int], one: BaseScale) -> bool:
 
 def _read(one: BaseScale, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
     """A box inside of a scale, from the array's own indices."""
-    z, y, x = (f - o for f, o in zip(one.shape.start, one.offset, strict=True))
-    own = Box((start[0] + z, start[1] + y, start[2] + x), (stop[0] + z, stop[1] + y, stop[2] + x))
-    return reader_of(one.place).read(own, one.shape)
+    shape = one.shape
+    (fz, fy, fx), (oz, oy, ox) = shape.start, one.offset
+    (az, ay, ax), (bz, by, bx) = start, stop
+    z, y, x = fz - oz, fy - oy, fx - ox
+    return reader_of(one.place).read(Box((az + z, ay + y, ax + x), (bz + z, by + y, bx + x)), shape)
 
 
 def _covers(here: Box, full: Box, scale: int) -> bool:

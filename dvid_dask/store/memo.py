@@ -9,6 +9,7 @@ of deleted ranges, of arrays) counts as a change of everything.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = ["Memo"]
 ROOM = 64 << 20
 #: Changed keys that are remembered one by one.
 _CHANGES = 100_000
+#: Commits whose keys are at hand for `Memo.changed_since`.
+_RECENT = 256
 
 
 class Memo:
@@ -35,6 +38,7 @@ class Memo:
         self._used = 0
         self._changed: dict[bytes, int] = {}
         self._all_changed = 0
+        self._recent: deque[tuple[int, tuple[bytes, ...]]] = deque(maxlen=_RECENT)
         self.epoch = 0
 
     def advance(self, changed: Iterable[bytes] | None) -> int:
@@ -45,10 +49,13 @@ class Memo:
         with self._lock:
             self.epoch = epoch = self.epoch + 1
             if changed is not None:
+                changed = tuple(changed)
                 self._changed.update(dict.fromkeys(changed, epoch))
+                self._recent.append((epoch, changed))
             if changed is None or len(self._changed) > _CHANGES:
                 self._all_changed = epoch
                 self._changed.clear()
+                self._recent.clear()
                 self._young.clear()
                 self._old.clear()
                 self._used = 0
@@ -80,6 +87,15 @@ class Memo:
         with self._lock:
             if self._all_changed > epoch:
                 return None
+            if epoch == self.epoch:
+                return []
+            if self._recent[0][0] <= epoch + 1:
+                found: set[bytes] = set()
+                for at, keys in reversed(self._recent):
+                    if at <= epoch:
+                        break
+                    found.update(keys)
+                return list(found)
             return [key for key, at in self._changed.items() if at > epoch]
 
     def _same(self, key: bytes, one: int, other: int) -> bool:

@@ -6,7 +6,7 @@ A state is a manifest, which names the root of nodes, and the first so many reco
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from heapq import merge
 from typing import Any, TypeAlias, TypeVar
@@ -129,6 +129,8 @@ class View:
         self._own: ts.KvStore | None = None
         self._whole: ts.KvStore | None = None
         self._sealed: tuple[bool, bytes] | None = None
+        #: What readers made of this state, by names of their own. Small things: it lives as long as the view.
+        self.kept: dict[Hashable, Any] = {}
 
     def __reduce__(self) -> tuple[Callable[..., View], tuple[str, str, bytes, Record, bytes]]:
         state = self._where.url, self._tree, self._manifest, self._overlay.items(self._count), self._token
@@ -149,6 +151,11 @@ class View:
     def token(self) -> str:
         """Name of this state; views of equal token hold the same."""
         return self._token.hex()
+
+    @property
+    def epoch(self) -> int:
+        """Counts the states of the tree that this process has seen; of two views of one tree the later has more."""
+        return self._epoch
 
     @property
     def _token(self) -> bytes:

@@ -4,8 +4,8 @@ A scale exists where blocks of it were written, or the base has it. A block is w
 the base's extents: then its voxels are the base's, and 0 outside of those. Blocks that are written hold all of their
 voxels, so what a block reads is either its own or the base's, never a mixture.
 
-A box costs one look whether blocks of it were written (listing the keys of its layers of blocks; none at all as long as
-nothing was written), then one read of the base.
+A box costs one read of the base, and one look whether blocks of it were written, in memory where that is known
+(`dvid_dask.datatypes.written`), else in the tree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import numpy as np
 
 from dvid_dask.bases import Base
 from dvid_dask.boxes import Box
+from dvid_dask.datatypes.written import Written, written_blocks
 from dvid_dask.formats.compression import zstd_compress
+from dvid_dask.versions.space import Space
 
 from . import layout as layouts
 from .layout import JPEG_QUALITY, MAX_SCALES, Layout, Voxels, codec_name
@@ -28,7 +30,7 @@ from .layout import JPEG_QUALITY, MAX_SCALES, Layout, Voxels, codec_name
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dvid_dask.versions.space import Space, TxSpace
+    from dvid_dask.versions.space import TxSpace
 
 __all__ = ["AdoptedLayout"]
 
@@ -37,6 +39,7 @@ _FEW = 4
 # As many where keys are not in the order of coordinates; beyond, all keys are gone through.
 _MANY = 4096
 _READERS = 4
+_NONE = np.empty((0, 3), np.int64)
 
 
 class AdoptedLayout(Layout, frozen=True, kw_only=True):
@@ -68,14 +71,21 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
 
     def written(self, space: Space | TxSpace, scale: int, box: Box) -> NDArray[np.int64]:
         """Blocks that were written among those in a box of blocks: (n, 3) in z, y, x order."""
-        none = np.empty((0, 3), np.int64)
-        if not self._touched(space, scale) or not box:
-            return none
+        if not isinstance(space, Space):
+            # in a transaction, which may have written some of them
+            return self._looked_up(space, scale, box) if box and self._touched(space, scale) else _NONE
+        known = self._known(space, scale)
+        if known is None or not box:
+            return _NONE
+        found = known.inside(space.view, box)
+        return self._looked_up(space, scale, box) if found is None else found
+
+    def _looked_up(self, space: Space | TxSpace, scale: int, box: Box) -> NDArray[np.int64]:
         if box.size <= _FEW or (self.jpeg and box.size <= _MANY):
             some = [cell.start for cell in box.split((1, 1, 1))]
             held = space.get_many([self.block_key(scale, block) for block in some])
             there = [block for block, value in zip(some, held, strict=True) if value is not None]
-            return np.array(there, np.int64) if there else none
+            return np.array(there, np.int64) if there else _NONE
         if self.jpeg:
             known = [b for b in self._walk(space, scale, None) if box.contains(Box.of(b, [v + 1 for v in b]))]
             return np.array(sorted(known), np.int64).reshape(-1, 3)
@@ -85,16 +95,31 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
             low, high = self.block_key(scale, (z, y0, x0)), self.block_key(scale, (z, y1 - 1, x1))
             keys = list(space.keys(b"", low, high))
             if keys:
-                cut = keys[0].index(b"/c/") + 3
-                parts.append(np.array([self._block_of(key[cut:]) for key in keys], np.int64))
+                parts.append(self._blocks_of(scale, keys))
         if not parts:
-            return none
+            return _NONE
         found = np.concatenate(parts)
         return found[(found[:, 2] >= x0) & (found[:, 2] < x1)]
 
+    def _blocks_of(self, scale: int, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        cut = len(self.block_prefix(scale))
+        return np.array([self._block_of(key[cut:]) for key in keys], np.int64).reshape(-1, 3)
+
+    def _known(self, space: Space, scale: int) -> Written | None:
+        """What is known of the blocks that were written; None: none was."""
+        try:
+            return space.view.kept[space.prefix, scale]  # type: ignore[no-any-return]
+        except KeyError:
+            names = functools.partial(self._blocks_of, scale)
+            found = written_blocks(space, self.metadata_key(scale), self.block_prefix(scale), names)
+            space.view.kept[space.prefix, scale] = found
+            return found
+
     def _touched(self, space: Space | TxSpace, scale: int) -> bool:
-        """Whether any block of a scale was written."""
-        return space.decoded("written", [self.metadata_key(scale)], _is_there)[0]
+        """Whether any block of a scale may have been written."""
+        if isinstance(space, Space):
+            return self._known(space, scale) is not None
+        return space.get(self.metadata_key(scale)) is not None
 
     def stored(self, space: Space | TxSpace, scale: int, blocks: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Whether each of the blocks (n, 3; z, y, x) was written or touches the base."""
@@ -196,10 +221,6 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
             yield np.unique(np.concatenate([layer, more]), axis=0) if len(more) else layer
 
 
-def _is_there(key: bytes, value: bytes | None) -> tuple[bool, int]:
-    return value is not None, 1
-
-
 def _within(blocks: NDArray[np.integer[Any]], start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = np.all((blocks >= np.asarray(start)) & (blocks < np.asarray(stop)), axis=1)
     return inside
@@ -212,22 +233,25 @@ class _AdoptedVoxels:
         self._layout, self._space, self._scale, self._cached = layout, space, scale, cached
 
     def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
-        layout = self._layout
-        if not layout._touched(self._space, self._scale):
-            return layout.base.read_box(self._scale, offset, shape, layout.numpy_dtype)
-        box = Box.of_shape(shape).shift(offset)
-        cells = box.cells(layout.block)
-        written = layout.written(self._space, self._scale, cells)
+        layout, space, scale = self._layout, self._space, self._scale
+        if isinstance(space, Space) and layout._known(space, scale) is None:
+            return layout.base.read_box(scale, offset, shape, layout.numpy_dtype)
+        # for reads of few blocks every microsecond counts
+        (z, y, x), (d, h, w), (bz, by, bx) = offset, shape, layout.block
+        cells = Box((z // bz, y // by, x // bx), (-(-(z + d) // bz), -(-(y + h) // by), -(-(x + w) // bx)))
+        written = layout.written(space, scale, cells)
+        if not len(written):
+            return layout.base.read_box(scale, offset, shape, layout.numpy_dtype)
         if len(written) == cells.size:
-            return self._stored(box)
-        out = layout.base.read_box(self._scale, box.start, box.shape, layout.numpy_dtype)
-        if len(written):
-            around = Box.of(written.min(axis=0).tolist(), (written.max(axis=0) + 1).tolist())
-            part = around.scaled(layout.block).intersect(box)
-            stored = self._stored(part)
-            for block in written.tolist():
-                one = Box.of(block, [v + 1 for v in block]).scaled(layout.block).intersect(box)
-                out[one.relative(box.start).slices()] = stored[one.relative(part.start).slices()]
+            return self._stored(Box.of_shape(shape).shift(offset))
+        out = layout.base.read_box(scale, offset, shape, layout.numpy_dtype)
+        box = Box.of_shape(shape).shift(offset)
+        around = Box.of(written.min(axis=0).tolist(), (written.max(axis=0) + 1).tolist())
+        part = around.scaled(layout.block).intersect(box)
+        stored = self._stored(part)
+        for block in written.tolist():
+            one = Box.of(block, [v + 1 for v in block]).scaled(layout.block).intersect(box)
+            out[one.relative(box.start).slices()] = stored[one.relative(part.start).slices()]
         return out
 
     def start(self, offset: Sequence[int], shape: Sequence[int]) -> Future[NDArray[Any]]:

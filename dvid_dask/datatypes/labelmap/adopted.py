@@ -38,6 +38,7 @@ from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.blocks import Layout, compress
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
+from dvid_dask.datatypes.written import written_blocks
 from dvid_dask.errors import Conflict
 from dvid_dask.formats import label_blocks
 from dvid_dask.versions.space import Space, TxSpace, prefix_stop
@@ -55,8 +56,8 @@ __all__ = [
     "Adoption",
     "base_at",
     "edited",
+    "edited_in",
     "edited_keys",
-    "has_edits",
     "note_adoption",
     "note_blocks",
     "remade",
@@ -70,6 +71,7 @@ HIDDEN = b"\0"
 _LOCAL = 0x3F  # the bits of a block's code that say which it is of the 64 of its note
 _CACHE_BYTES = 64 << 20
 _READ_VOXELS = 1 << 24
+_NONE = np.empty((0, 3), np.int64)
 _AFTER_BLOCKS = bytes([keys.BLOCK[0] + 1])
 _SPARSE = 4  # blocks are read one by one where the box around them has this many times as many
 
@@ -88,10 +90,6 @@ class Adoption(msgspec.Struct, frozen=True):
 
 def _adoption(_: bytes, value: bytes | None) -> tuple[Adoption | None, int]:
     return (None if value is None else msgspec.json.decode(value, type=Adoption)), 64
-
-
-def _is_there(_: bytes, value: bytes | None) -> tuple[bool, int]:
-    return value is not None, 1
 
 
 def _edits(scale: int) -> bytes:
@@ -406,9 +404,14 @@ def base_at(space: AnySpace, scale: int) -> Base | None:
     return space.base if adoption is not None and scale < adoption.scales else None
 
 
-def has_edits(space: AnySpace, scale: int) -> bool:
-    """Whether blocks of a scale may lie in the tree; known without a look at the store as long as there are none."""
-    return not isinstance(space, _Through) or space._tree().decoded("edits", [_edits(scale)], _is_there)[0]
+def edited_in(space: AnySpace, scale: int, cells: Box) -> NDArray[np.int64] | None:
+    """Blocks (n, 3) of a box of blocks that lie in the tree or are hidden there, from memory; None: look for them."""
+    if isinstance(space, AdoptedSpace):
+        known = written_blocks(space, _edits(scale), keys.scale_prefix(scale), keys.blocks_of)
+        return _NONE if known is None else known.inside(space.view, cells)
+    if isinstance(space, AdoptedTxSpace) and space.get(_edits(scale)) is None:
+        return _NONE
+    return None
 
 
 def edited(space: AnySpace, block_keys: Sequence[bytes]) -> list[bytes | None]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.adopted import base_at, edited, edited_keys, has_edits, shown
+from dvid_dask.datatypes.labelmap.adopted import base_at, edited, edited_in, edited_keys, shown
 from dvid_dask.datatypes.labelmap.blocks import (
     ENUMERATE,
     Layout,
@@ -182,9 +182,12 @@ def _map(voxels: NDArray[np.uint64], mapping: Mapping) -> None:
 
 def _edited_blocks(space: AnySpace, layout: Layout, scale: int, box: Box) -> Iterator[NDArray[np.int32]]:
     """Blocks that may lie in the tree, as `existing_blocks`."""
-    if not has_edits(space, scale):
-        return
     cells = box.cells(layout.block_shape)
+    known = edited_in(space, scale, cells)
+    if known is not None:
+        if len(known):
+            yield known.astype(np.int32)
+        return
     if cells.size <= ENUMERATE:
         yield blocks_in_box(cells.start, cells.stop)
         return

@@ -25,6 +25,7 @@ class Instance(Datatype):
     """Settings and extents of an image at a version."""
 
     _base: tuple[Any, Base] | None = None
+    _layout: tuple[Any, Layout] | None = None
 
     # of a type, or of an instance whose voxels are known later
     value_type: str
@@ -40,6 +41,12 @@ class Instance(Datatype):
     @property
     def layout(self) -> Layout:
         """How voxels are stored."""
+        known = self._layout
+        if known is None or known[0] is not self.info:
+            self._layout = known = self.info, self._make_layout()
+        return known[1]
+
+    def _make_layout(self) -> Layout:
         x, y, z = self.info.settings["BlockSize"]
         jpeg = self.info.compression.startswith("jpeg")
         base = self.base_volume
