@@ -110,17 +110,16 @@ def decode_tags(data: bytes) -> dict[str, str]:
     return decode_json(data, dict[str, str] | None) or {}  # type: ignore[arg-type]
 
 
-class _Sync(msgspec.Struct):
-    sync: str
-
-
 @COMMON["sync"].post("sync")
 def post_sync(call: Call) -> Response:
     """Let this instance follow others: JSON ``{"sync": "name1,name2"}``.
 
     They are added to those it follows already, or replace them with ``?replace=true``; an empty text then ends all.
     """
-    names = call.json(_Sync, limit=1 << 20).sync
+    given = call.json(dict[str, str | None], limit=1 << 20)  # type: ignore[arg-type]
+    if "sync" not in given:
+        raise BadRequest('expected JSON {"sync": "name1,name2"}')
+    names = given["sync"]
     call.datatype.set_syncs(names.split(",") if names else [], replace=call.flag("replace"), force=call.force)
     return empty()
 

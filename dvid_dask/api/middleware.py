@@ -294,8 +294,8 @@ def client_address(scope: Scope) -> str:
     forwarded = _FORWARDED_FOR.search(headers.get("forwarded", ""))
     if forwarded:
         address = forwarded[1]
-    elif "x-forwarded-for" in headers:
-        address = headers["x-forwarded-for"].partition(",")[0].strip()
+    elif address := headers.get("x-forwarded-for", "").partition(",")[0].strip():
+        pass
     else:
         return scope["client"][0] if scope.get("client") else ""
     if address.startswith("["):

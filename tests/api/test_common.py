@@ -33,10 +33,11 @@ def test_sync(client, repo):
     assert client.post(f"{path}/sync", json={"sync": "vol"}).content == b""
     assert client.post(f"{path}/sync", json={"sync": "blk"}).status_code == 200
     assert syncs() == {"vol", "blk"}
-    for body in (b"", b"{}", b'{"sync":["vol"]}', b'{"sync":"nosuch"}', b'{"sync":"vol, blk"}', b'{"sync":"ann"}'):
+    for body in (b"", b"{}", b'{"sync":["vol"]}', b'{"sync":"nosuch"}', b'{"sync":"vol, blk"}', b'{"sync":"ann"}',
+                 b'{"sync":"vol","more":1}', b'{"sync":"vol","more":{}}', b"null"):  # fmt: skip
         assert client.post(f"{path}/sync?replace=true", content=body).status_code == 400
     assert syncs() == {"vol", "blk"}
-    client.post(f"{path}/sync?replace=true", json={"sync": "vol"})
+    client.post(f"{path}/sync?replace=true", json={"sync": "vol", "more": None, "text": "x"})
     assert syncs() == {"vol"}
     client.post(f"{path}/sync", json={"sync": ""})
     assert syncs() == {"vol"}

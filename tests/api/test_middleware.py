@@ -129,7 +129,13 @@ def test_blocked_users_and_addresses(make_client, tmp_path):
     for headers in ({"X-Forwarded-For": "10.1.2.3, 4.4.4.4"}, {"Forwarded": 'for="10.1.2.3:99";proto=https'}):
         assert client.get("/api/repos/info", headers=headers).status_code == 429
     assert client.get("/api/repos/info", headers={"X-Forwarded-For": "10.2.2.3, 10.1.1.1"}).status_code == 200
+    file.write_text("ip=testclient\n")
+    client.post("/api/server/reload-blocklist", params=ADMIN)
+    # an empty header names nobody, so the peer counts
+    assert client.get("/api/repos/info", headers={"X-Forwarded-For": ""}).status_code == 429
+    assert client.get("/api/repos/info", headers={"X-Forwarded-For": "10.2.2.3"}).status_code == 200
     file.write_text("u=alice\n")
+    client.headers["X-Forwarded-For"] = "10.2.2.3"
     assert client.post("/api/server/reload-blocklist").status_code == 400
     assert client.post("/api/server/reload-blocklist", params=ADMIN).status_code == 200
     assert client.get("/api/repos/info?u=mallory").status_code == 200
