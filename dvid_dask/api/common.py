@@ -116,7 +116,7 @@ def post_sync(call: Call) -> Response:
 
     They are added to those it follows already, or replace them with ``?replace=true``; an empty text then ends all.
     """
-    given = call.json(dict[str, str | None], limit=1 << 20)  # type: ignore[arg-type]
+    given = call.json(dict[str, str | None], limit=1 << 20)
     if "sync" not in given:
         raise BadRequest('expected JSON {"sync": "name1,name2"}')
     names = given["sync"]
