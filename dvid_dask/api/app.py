@@ -24,8 +24,9 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from . import instances, nodes, repos, server
+from .body import Body
 from .config import ServerConfig
-from .face import Body, Call, NeedsThread, Request, VersionRequest
+from .face import Call, NeedsThread, Request, VersionRequest
 from .faces import all_faces
 from .failures import Unrouted, error_response
 from .middleware import Blocked, CleanPath, Cors, Door, Failures

@@ -1,8 +1,9 @@
-"""HTTP over a connection: uvicorn's protocol, with a limit on headers and a fast lane for plain small questions.
+"""HTTP over a connection: uvicorn's protocol, with a limit on headers and two short ways.
 
 What an ASGI server does for each request (a task, an event, a cycle of messages through layers) takes longer than a
 lookup of what is in memory. So a plain GET whose handler is quick is answered at once, in one write, where nothing that
-is configured has a say in it; see `Lane`. Everything else goes the ordinary way.
+is configured has a say in it; see `Lane`. And a long body can be read by the thread that wants it, see
+:mod:`dvid_dask.api.wire`. Everything else goes the ordinary way.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from . import instances
-from .face import Body, Call
+from .body import PREFETCH, Body
+from .face import Call
 from .faces import all_faces
 from .middleware import is_plain_path
+from .wire import Wire, can_read
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -78,6 +81,17 @@ class Lane:
         return response
 
 
+def _long(headers: list[tuple[bytes, bytes]]) -> int:
+    """The announced length of a body that isn't taken whole before anybody looks at it; 0 for others."""
+    length = 0
+    for name, value in headers:
+        if name in _SPECIAL and name != b"expect":
+            return 0
+        if name == b"content-length":
+            length = int(value)
+    return length if length > PREFETCH else 0
+
+
 async def _nothing() -> Any:
     raise RuntimeError("a request without a body was read")
 
@@ -85,16 +99,46 @@ async def _nothing() -> Any:
 def protocol(lane: Lane | None) -> Any:
     """The HTTP parser for uvicorn: httptools where it is installed; else h11, which has a limit of its own."""
     try:
+        import httptools
+        from uvicorn.protocols.http.flow_control import FlowControl
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     except ImportError:
         return "h11"
 
+    class Flow(FlowControl):
+        """Doesn't begin to read again while somebody else reads the connection."""
+
+        held = False
+
+        def resume_reading(self) -> None:
+            if not self.held:
+                super().resume_reading()
+
     class Bounded(HttpToolsProtocol):
+        flow: Flow
         _head: int | None = 0
         _in_a_row = 0
+        _unwanted = 0  # bytes of a body to pass over
+        _wire: Wire | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.flow = Flow(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._wire is not None:
+                self._wire.lost = True
+            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             self._in_a_row = 0
+            if self._unwanted:
+                self._unset_keepalive_if_required()
+                passed = min(len(data), self._unwanted)
+                self._unwanted -= passed
+                data = data[passed:]
+                if not data:
+                    return
             if self._head is not None:
                 self._head += len(data)
             super().data_received(data)
@@ -108,6 +152,35 @@ def protocol(lane: Lane | None) -> Any:
         def on_headers_complete(self) -> None:
             self._head = None
             super().on_headers_complete()
+            length = _long(self.headers)
+            if length and can_read(self.transport) and not self.parser.should_upgrade():
+                self.scope["dvid.wire"] = Wire(self, length)  # type: ignore[typeddict-unknown-key]
+
+        def hand_over(self, wire: Wire) -> bytes | None:
+            cycle = self.cycle
+            if cycle.scope.get("dvid.wire") is not wire or not cycle.more_body or self.transport.is_closing():
+                return None
+            self.flow.pause_reading()
+            self.flow.held, self._wire = True, wire
+            if cycle.waiting_for_100_continue:
+                cycle.waiting_for_100_continue = False
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            came, cycle.body = bytes(cycle.body), bytearray()
+            cycle.message_event.clear()
+            return came
+
+        def go_on(self, left: int) -> None:
+            self.flow.held, self._wire = False, None
+            cycle = self.cycle
+            cycle.more_body = False
+            cycle.message_event.set()
+            if self.parser is None:
+                return  # the connection is lost
+            # the one at hand is in the middle of the body, and stays there
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._unwanted, self._head = left, 0
+            self.flow.resume_reading()
 
         def on_message_complete(self) -> None:
             self._head = 0

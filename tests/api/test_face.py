@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dvid_dask.api.body import Body
 from dvid_dask.api.common import COMMON, complete, help_text
-from dvid_dask.api.face import Body, Face, decode_json
+from dvid_dask.api.face import Face, decode_json
 from dvid_dask.api.failures import BrokenBody
 from dvid_dask.api.state import ByteBudget
 from dvid_dask.errors import BadRequest, TooBusy
