@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,6 +81,8 @@ def serving(folder):
             data = b"" if status else file.read_bytes()
             size = len(data)
             headers = {"Accept-Ranges": "bytes"}
+            if path.startswith("/bucket/"):  # as the S3 protocol has it
+                headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'
             if match := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
                 first, last = match.groups()
                 start = int(first) if first else max(0, size - int(last))

@@ -399,23 +399,15 @@ def test_a_killed_worker(seg, tmp_path):
     assert files(tmp_path / "published" / name) == files(tmp_path / "anew" / name)
 
 
-def test_on_a_bucket(seg, monkeypatch):
-    from tests.store.gcs_server import GcsServer
-
-    server = GcsServer()
-    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", server.endpoint)
-    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "test")
-    try:
-        seg.version.commit()
-        url = f"gs://bucket/published-{os.getpid()}"
-        ops.publish(seg, url, format="precomputed", progress=False)
-        child = merged(seg)
-        report = ops.publish(child, url, format="precomputed", verify=2, progress=False)
-        assert report.kept > report.written > 0
-        kvstore = f"{url}/{child.version.uuid}/"
-        found = ts.open({"driver": "neuroglancer_precomputed", "kvstore": kvstore}, read=True).result()
-        np.testing.assert_array_equal(found[..., 0].transpose([2, 1, 0]).read().result(), child[:, :, :])
-        names = [n.decode() for n in ts.KvStore.open(kvstore).result().list().result()]
-        assert not [n for n in names if n.startswith(".dvid-dask")]
-    finally:
-        server.stop()
+def test_on_a_bucket(seg, gcs_server):
+    seg.version.commit()
+    url = f"gs://bucket/published-{os.getpid()}"
+    ops.publish(seg, url, format="precomputed", progress=False)
+    child = merged(seg)
+    report = ops.publish(child, url, format="precomputed", verify=2, progress=False)
+    assert report.kept > report.written > 0
+    kvstore = f"{url}/{child.version.uuid}/"
+    found = ts.open({"driver": "neuroglancer_precomputed", "kvstore": kvstore}, read=True).result()
+    np.testing.assert_array_equal(found[..., 0].transpose([2, 1, 0]).read().result(), child[:, :, :])
+    names = [n.decode() for n in ts.KvStore.open(kvstore).result().list().result()]
+    assert not [n for n in names if n.startswith(".dvid-dask")]

@@ -12,8 +12,6 @@ import pytest
 
 from dvid_dask.store import Store
 
-from .gcs_server import GcsServer
-
 _serial = itertools.count()
 
 
@@ -30,15 +28,6 @@ def s3_endpoint() -> Iterator[str]:
     endpoint = f"http://{host}:{port}"
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
     yield endpoint
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def gcs_endpoint() -> Iterator[str]:
-    server = GcsServer()
-    # tensorstore reads both once per process
-    os.environ.update(TENSORSTORE_GCS_HTTP_URL=server.endpoint, GOOGLE_AUTH_TOKEN_FOR_TESTING="test")
-    yield server.endpoint
     server.stop()
 
 

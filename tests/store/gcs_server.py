@@ -12,7 +12,10 @@ import re
 import threading
 from bisect import bisect_left
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.bases.server import Faults
 
 PAGE = 500
 
@@ -55,7 +58,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, query = self._query()
-        bucket = self.server.bucket
+        bucket, faults = self.server.bucket, self.server.faults
+        if faults.meets(unquote(path)):
+            self.server.stopped.wait(faults.delay)
+            if faults.status:
+                self._answer(faults.status)
+                return
         if path.endswith("/o"):
             self._list(query)
             return
@@ -138,6 +146,8 @@ class GcsServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.bucket = Bucket()
+        self.faults = Faults()
+        self.stopped = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
         self._thread.start()
 
@@ -145,7 +155,23 @@ class GcsServer(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def put_folder(self, folder: Path, prefix: str = "") -> None:
+        """Put a folder's files into the bucket."""
+        with self.bucket.lock:
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    self.bucket.generation += 1
+                    name = prefix + file.relative_to(folder).as_posix()
+                    self.bucket.objects[name] = self.bucket.generation, file.read_bytes()
+
+    def remove(self, prefix: str) -> dict[str, tuple[int, bytes]]:
+        """Take the objects out of the bucket whose names begin so, and return them."""
+        with self.bucket.lock:
+            names = [name for name in self.bucket.objects if name.startswith(prefix)]
+            return {name: self.bucket.objects.pop(name) for name in names}
+
     def stop(self) -> None:
+        self.stopped.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
