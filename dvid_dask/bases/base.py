@@ -19,7 +19,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,7 +39,7 @@ from .urls import local_path, shown
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Base", "BaseScale"]
+__all__ = ["Base", "BaseScale", "holds_labels"]
 
 
 class BaseScale(msgspec.Struct, frozen=True):
@@ -297,6 +297,10 @@ class Base(msgspec.Struct, frozen=True):
                 return one
         return None
 
+    def made(self, scales: Iterable[int]) -> bool:
+        """Whether it has one of these scales made coarser, by whatever rule."""
+        return any(scale and self.level(scale) is not None for scale in scales)
+
     def extents(self, scale: int = 0) -> Box:
         """Its voxels in the instance's coordinates of a scale, z, y, x.
 
@@ -438,3 +442,17 @@ def _only(url: str) -> str:
 
     with Guard(url, True):
         return remote.in_time(look, remote.READ_SECONDS)
+
+
+def holds_labels(url: str | Mapping[str, Any]) -> bool:
+    """Whether a volume's metadata say that it is a segmentation: precomputed's ``type``, OME-Zarr's ``image-label``.
+
+    Raises
+    ------
+    NotFound, BadRequest, BrokenBase, Unavailable
+        As `Base.find`.
+    """
+    if not isinstance(url, str) or url.lstrip().startswith("{") or split_hdf5(url, None) is not None:
+        return False
+    where, format = named_directory(url)
+    return find_pyramid(open_files(where), format).labels

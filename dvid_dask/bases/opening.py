@@ -1,4 +1,4 @@
-"""The door to volumes of any kind."""
+"""Volumes of any kind, by what they are given as."""
 
 from __future__ import annotations
 
@@ -34,40 +34,9 @@ def open_volume(
     crop: Box | tuple[Sequence[int], Sequence[int]] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Volume:
-    """Open any volume for reading; no voxel is read yet.
+    """Open a volume that is no instance; no voxel is read yet.
 
-    Parameters
-    ----------
-    source
-        An array, a path, a URL, a list of image files, a tensorstore spec: see the table of this module.
-    axes
-        Names of the dimensions in their order, where the data doesn't say or says it wrongly, like ``"xyz"``.
-    select
-        Index for each further dimension that has more than one element, like ``{"c": 1}``.
-    dataset
-        Data set of an HDF5 file.
-    crop
-        Only the voxels [start, stop) of it (z, y, x).
-    dtype
-        Convert to this type; a value that doesn't fit raises `BadRequest` when it is read.
-
-    Returns
-    -------
-    Volume
-        With `shape`, `dtype`, `chunks` and `read`, all in (z, y, x). It can be pickled.
-
-    Raises
-    ------
-    BadRequest
-        If it is no volume of three dimensions or the crop lies outside.
-    NotFound
-        If there is nothing at that path.
-
-    Examples
-    --------
-    >>> volume = open_volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), crop=((0, 1, 0), (2, 3, 4)))
-    >>> volume.shape, volume.read(((1, 0, 0), (2, 1, 2))).tolist()
-    ((2, 2, 4), [[[16, 17]]])
+    Arguments, result and errors are those of `dvid_dask.ops.open_volume`, the door for everybody.
     """
     volume = _open(source, None if axes is None else [a.lower() for a in axes], dict(select or {}), dataset)
     if crop is not None:

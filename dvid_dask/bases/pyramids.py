@@ -74,6 +74,8 @@ class Pyramid(NamedTuple):
         Sizes of a voxel of the finest scale, by the names of axes; None where nobody says.
     offset
         Of its first voxel, in voxels, by the names of axes; empty where it is 0, or stands in the array's own domain.
+    labels
+        Whether the metadata call it a segmentation.
     """
 
     format: str
@@ -81,6 +83,7 @@ class Pyramid(NamedTuple):
     steps: list[Step]
     nanometres: dict[str, float] | None = None
     offset: dict[str, int] = {}
+    labels: bool = False
 
 
 def find_pyramid(files: Files, format: str = "") -> Pyramid:
@@ -148,7 +151,8 @@ def _precomputed(files: Files, held: dict[str, Any]) -> Pyramid:
     for scale in scales:
         if ".." in str(scale["key"]).split("/") or str(scale["key"]).startswith("/"):
             raise BadRequest(f"{shown(files.url)}info: the scale {scale['key']!r} leads out of the volume")
-    return Pyramid("precomputed", list("xyzc"), steps, dict(zip("xyz", finest, strict=True)))
+    labels = held.get("type") == "segmentation"
+    return Pyramid("precomputed", list("xyzc"), steps, dict(zip("xyz", finest, strict=True)), labels=labels)
 
 
 def _zarr3(files: Files, held: dict[str, Any]) -> Pyramid:
@@ -192,7 +196,8 @@ def _ome(files: Files, format: str, attributes: dict[str, Any]) -> Pyramid:
     where = {
         a: (t * c + m) / (f * c) for a, t, c, m, f in zip(axes, start, common, moved, finest, strict=True) if a in "zyx"
     }
-    return Pyramid(format, axes, steps, known, {a: round(v) for a, v in where.items()})
+    labels = attributes.get("image-label") is not None
+    return Pyramid(format, axes, steps, known, {a: round(v) for a, v in where.items()}, labels)
 
 
 def _placed(transformations: Any, ndim: int) -> tuple[list[float], list[float]]:

@@ -24,6 +24,7 @@ def attributes(
     units: Sequence[str],
     *,
     labels: bool,
+    ours: bool = True,
     channels: int = 1,
     dtype: str = "uint8",
 ) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def attributes(
         Of scale 0, z, y, x; units in the singular.
     labels
         Whether voxels are labels.
+    ours
+        Whether coarser scales were made by the rule of this package. Of others nobody knows the rule, so none is named.
     channels, dtype
         Values per voxel, which make a first axis ``c`` where they are more than one, and their type.
 
@@ -66,12 +69,13 @@ def attributes(
             }
         )
     axes = [{"name": n, "type": "space", "unit": u} for n, u in zip("zyx", units, strict=True)]
-    multiscale = {
+    multiscale: dict[str, Any] = {
         "name": name,
         "axes": [{"name": "c", "type": "channel"}] * several + axes,
         "datasets": datasets,
-        "type": "majority" if labels else "mean",
     }
+    if ours:
+        multiscale["type"] = "majority" if labels else "mean"
     made: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale] if datasets else []}
     if labels:
         made["image-label"] = {}

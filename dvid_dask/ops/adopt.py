@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from dvid_dask.bases import Base
+from dvid_dask.bases import Base, holds_labels
 from dvid_dask.datatypes.labelmap import LabelMap
 from dvid_dask.errors import BadRequest
 from dvid_dask.ops.adopt_labels import adopt_labels, check_labels
@@ -80,8 +80,9 @@ def adopt(
     version
         Where the instance is recorded as made; it is seen from all versions.
     name, typename
-        Of the new instance. The type is chosen by the values' by default: images for uint8, uint16, uint32 and float32,
-        a labelmap for uint64; ``"labelmap"`` takes any unsigned integers, ``"rgba8blk"`` a volume of four channels.
+        Of the new instance. By default a labelmap for uint64 and for what the volume's metadata call a segmentation,
+        else an image of the values' type; ``"labelmap"`` takes any unsigned integers, ``"rgba8blk"`` a volume of four
+        channels.
     axes, select, dataset
         As for `open_volume`.
     offset
@@ -115,7 +116,8 @@ def adopt(
     """
     if typename is None or typename == LabelMap.typename:
         found = Base.find(source, axes=axes, select=select, dataset=dataset, offset=offset)
-        typename = typename or type_for(found.dtype)
+        labels = typename is None and found.dtype.kind == "u" and holds_labels(source)
+        typename = typename or (LabelMap.typename if labels else type_for(found.dtype))
         if typename == LabelMap.typename:
             made = _labelmap_for(found, version, name, settings or {})
             adopt_labels(found, made, client=client, progress=progress, user=user, app=app)

@@ -467,7 +467,10 @@ class _Brick:
         for partition, value in zip(self.partitions, self.rows, strict=True):
             space.put(rows_key(task.ledger, partition, self.index), value)
         if self.adopted:
-            note_blocks(space, 0, self.slabs[0].coords[np.concatenate(self.adopted)])
+            adopted = self.slabs[0].coords[np.concatenate(self.adopted)]
+            note_blocks(space, 0, adopted)
+            # for those that follow, voxels that are shown from now on are voxels that were written
+            m.publish(task.ledger.instance, BlocksWritten(m.id, adopted))
         base = self.slabs[0]
         if base.scale == 0 and base.new:
             m.publish(task.ledger.instance, BlocksWritten(m.id, base.coords[sorted(base.new)]))

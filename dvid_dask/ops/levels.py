@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.bases import Base
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.imageblk import ImageBlk, PinnedImage
 from dvid_dask.datatypes.labelmap import LabelVolume
@@ -341,12 +342,14 @@ def write_metadata(instance: Datatype, levels: Sequence[Level], url: str, *, for
     for level in levels:
         level.describe()
     if format == "ome-zarr":
+        base: Base | None = getattr(instance, "base_volume", None)
         ome = ome_zarr.attributes(
             instance.name,
             [(level.scale, level.box.start) for level in levels],
             instance.voxel_size,  # type: ignore[attr-defined]
             _units(instance),
             labels=isinstance(instance, LabelVolume),
+            ours=base is None or not base.made(level.scale for level in levels),
             channels=_channels(instance),
             dtype=_dtype(instance),
         )

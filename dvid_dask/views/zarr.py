@@ -23,6 +23,7 @@ import imagecodecs
 import msgspec
 import numpy as np
 
+from dvid_dask.bases import Base
 from dvid_dask.formats import label_blocks, ome_zarr
 from dvid_dask.formats.compression import zstd_compress
 
@@ -128,12 +129,14 @@ class ZarrView:
     def group(self, *, consolidated: bool = False) -> dict[str, Any]:
         """The group's metadata; `consolidated`, with those of all that lies in it."""
         volume = self.volume
+        base: Base | None = getattr(volume.instance, "base_volume", None)
         ome = ome_zarr.attributes(
             volume.instance.name,
             [(level.scale, level.start) for level in volume.levels],
             volume.voxel_size,
             volume.units,
             labels=volume.labels,
+            ours=base is None or not base.made(level.scale for level in volume.levels),
             channels=volume.channels,
             dtype=volume.dtype.name,
         )

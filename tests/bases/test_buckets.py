@@ -145,7 +145,12 @@ def test_an_adopted_segmentation(bucket, monkeypatch):
 
 @pytest.mark.parametrize(
     ("writer", "status"),
-    [(volumes.zarr3, 401), (volumes.precomputed_sharded, 403), (volumes.zarr3, 429), (volumes.precomputed_sharded, 503)],
+    [
+        (volumes.zarr3, 401),
+        (volumes.precomputed_sharded, 403),
+        (volumes.zarr3, 429),
+        (volumes.precomputed_sharded, 503),
+    ],
 )
 def test_a_bucket_that_refuses_or_fails_is_no_background(bucket, voxels, writer, status):
     url, _ = put(bucket, writer, voxels)

@@ -237,6 +237,11 @@ def test_exports_and_publications_hold_all_of_it(repo, tmp_path, voxels):
     group = zarr.open_group(str(tmp_path / "ome"), mode="r")
     for scale, level in enumerate(levels):
         np.testing.assert_array_equal(group[f"s{scale}"][...], level)
+    # how the volume's makers made them nobody knows; of full resolution alone there is nothing to know
+    assert "type" not in group.attrs["ome"]["multiscales"][0]
+    assert "type" not in ZarrView(image).group()["attributes"]["ome"]["multiscales"][0]
+    ops.export(image, str(tmp_path / "full"), format="ome-zarr", scales=0, progress=False)
+    assert zarr.open_group(str(tmp_path / "full"), mode="r").attrs["ome"]["multiscales"][0]["type"] == "mean"
     ops.export(image, str(tmp_path / "pre"), format="precomputed", progress=False)
     exported = Base.find(str(tmp_path / "pre"))
     np.testing.assert_array_equal(exported.read(0, *exported.extents()), voxels)

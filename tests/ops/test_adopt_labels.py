@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from dvid_dask import ops
 from dvid_dask.bases.base import Base
 from dvid_dask.datatypes.labelmap import adopted
 from dvid_dask.errors import BadRequest, BrokenBase, Conflict, LockedVersion, NotSupported, Unavailable
-from dvid_dask.formats import rles
+from dvid_dask.formats import ome_zarr, rles
 from dvid_dask.ops.adopt_labels import adopt_labels
 from tests.datatypes.labelmap.bases import FORMATS, save
 from tests.ops.conftest import neurites
@@ -329,6 +330,46 @@ def test_instances_that_follow(repo, tmp_path):
     seg.write(np.full((48, 48, 48), 5, np.uint64), (0, 0, 0))
     assert ranks.count(5, "PostSyn") == len(at)
     assert list(synapses.disagreements()) == list(ranks.disagreements()) == []
+
+
+@pytest.mark.parametrize("first", ["elements", "syncs"])
+def test_instances_that_followed_before_there_was_a_volume(repo, tmp_path, first):
+    volume = neurites((48, 48, 48))
+    seg = labelmap(repo)
+    synapses, ranks = repo.new_instance("annotation", "synapses"), repo.new_instance("labelsz", "ranks")
+    at = np.argwhere(volume >= 0)[::997]
+    elements = [{"Pos": p[::-1].tolist(), "Kind": "PostSyn", "Tags": [], "Prop": {}, "Rels": []} for p in at]
+    if first == "elements":
+        synapses.add(elements)
+    synapses.set_syncs(["seg"])
+    ranks.set_syncs(["synapses"])
+    if first == "syncs":
+        synapses.add(elements)
+    assert not ranks.count(int(volume.max()), "PostSyn")
+    adopt(save(tmp_path, volume, levels=2), seg)
+    counted = {int(v): int(n) for v, n in zip(*np.unique(volume[tuple(at.T)], return_counts=True), strict=True) if v}
+    assert {label: ranks.count(label, "PostSyn") for label in counted} == counted
+    assert {label: len(synapses.of_label(label)) for label in counted} == counted
+    assert list(synapses.disagreements()) == list(ranks.disagreements()) == []
+
+
+@pytest.mark.parametrize("format", ["precomputed", "ome-zarr"])
+def test_what_calls_itself_a_segmentation_becomes_a_labelmap(repo, tmp_path, format):
+    volume = neurites((20, 24, 28)).astype(np.uint32)
+    where = save(tmp_path, volume, format="precomputed" if format == "precomputed" else "zarr3")
+    if format == "ome-zarr":
+        group = tmp_path / "group"
+        group.mkdir()
+        shutil.move(where, group / "s0")
+        ome = ome_zarr.attributes("seg", [(0, (0, 0, 0))], (8, 8, 8), ["nanometer"] * 3, labels=True)
+        held = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+        (group / "zarr.json").write_text(json.dumps(held))
+        where = str(group)
+    version = repo["master"]
+    seg = ops.adopt(where, version, "seg", progress=False)
+    assert (seg.typename, seg.base_volume.dtype) == ("labelmap", np.uint32)
+    assert (seg[...] == volume).all()
+    assert ops.adopt(where, version, "image", "uint32blk").typename == "uint32blk"
 
 
 def test_the_door_makes_a_labelmap_that_fits(repo, tmp_path):
