@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from dvid_dask.datatypes.annotation import Annotation, Elements
 from dvid_dask.datatypes.annotation.parsing import (
     listed_json,
-    parse,
     parse_blocks,
     parse_label_lists,
+    parse_parts,
     to_json,
     verbose_json,
 )
@@ -106,8 +106,8 @@ def post_elements(call: Call) -> Response:
     Lists of bodies and tags are right when this returns. ``kafkalog=off`` tells Kafka nothing.
     """
     data = elements_body(call)
-    given = parse(data)
-    of(call).add(given, told=told(call, data), **who(call))
+    count, parts = parse_parts(data)
+    of(call).add_parts(parts, count, told=lambda: told(call, data), **who(call))
     return empty()
 
 
@@ -237,7 +237,7 @@ def post_labels(call: Call) -> Response:
     """
     if call.args:
         raise BadRequest('"labels" takes no more parts in its path')
-    of(call).put_label_lists(parse_label_lists(elements_body(call)), **who(call))
+    of(call).put_label_parts(parse_label_lists(elements_body(call)), **who(call))
     return empty()
 
 
@@ -278,7 +278,7 @@ def post_blocks(call: Call) -> Response:
     Elements must lie in the block under which they are given. Lists of bodies and tags follow at once.
     """
     data = elements_body(call)
-    of(call).put_blocks(parse_blocks(data), told=told(call, data), **who(call))
+    of(call).put_block_parts(parse_blocks(data), told=lambda: told(call, data), **who(call))
     return empty()
 
 

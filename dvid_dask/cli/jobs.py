@@ -80,10 +80,13 @@ def abandon(
 def tidy(
     store: StoreArgument,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="DAYS", help="Leave checks alone that began later.", min=0)
+        float,
+        typer.Option("--older-than", metavar="DAYS", help="Leave younger checks and edits alone.", min=0),
     ] = 7.0,
 ) -> None:
-    """Drop what is left of jobs that can't go on: drafts of versions committed or deleted meanwhile, and old checks."""
+    """Drop what is left of jobs that can't go on: drafts of versions committed or deleted meanwhile, old checks, and
+    old branches of edits that were killed.
+    """
     from dvid_dask import ops
 
     dropped = ops.drop_leftovers(open_store(store), older_than=timedelta(days=older_than))

@@ -255,6 +255,13 @@ class Datatype:
         """
         return False
 
+    def is_derived(self, key: bytes) -> bool:
+        """Whether a key holds nothing but what the events of the one instance that it follows make of it.
+
+        Who brings two histories together leaves such keys alone and tells the events instead.
+        """
+        return False
+
     def merge_value(self, key: bytes, base: bytes | None, values: Sequence[bytes | None]) -> Any:
         """Settle a key that several parents of a merge changed to different values.
 

@@ -7,6 +7,7 @@ fails is dropped. Trees in the store while the job is unfinished, made from its 
 =====================  =====================================================
 ``draft-`` job         what the version will be
 ``draft-`` job ``.0``  what it was when the job began
+``draft-`` job ``.1``  the draft, while it takes up what others did meanwhile
 =====================  =====================================================
 
 What others have changed in the version meanwhile is kept: keys that only they changed are taken over, mappings are
@@ -25,13 +26,16 @@ from dvid_dask.datatypes.labelmap.restoring import take_over
 from dvid_dask.datatypes.labelmap.steps import Restore, encode_steps
 from dvid_dask.errors import Conflict, LockedVersion, NotFound
 from dvid_dask.ops.job import InstanceLedger, Result, unfinished_jobs
-from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, diff, land, prefix_end
+from dvid_dask.store import Sealed, TreeExists, TreeNotFound, View, land
 from dvid_dask.versions.feed import Voice
+from dvid_dask.versions.mutation import tell_followers
 from dvid_dask.versions.records import now
+from dvid_dask.versions.staging import land_caught_up
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.base import Datatype
-    from dvid_dask.store import Change, Transaction
+    from dvid_dask.store import Change, Transaction, Tree
+    from dvid_dask.versions.staging import CatchUp
 
 __all__ = ["DRAFT", "DraftLedger", "abandon"]
 
@@ -120,14 +124,6 @@ class DraftLedger(InstanceLedger):
         with self._there():
             return self.instance.space_in(self._store.tree(self._base).view())
 
-    def changes_since(self, other: Datatype) -> Iterator[bytes]:
-        """Keys of an instance of the same version that others have changed since the job began."""
-        prefix = other.info.prefix
-        newest = other.version.tree(other.info).view(0)
-        with self._there():
-            base = self._store.tree(self._base).view()
-        return (change.key[len(prefix) :] for change in diff(base, newest, prefix, prefix_end(prefix)))
-
     def view(self) -> Space:
         """The instance's keys in the draft."""
         with self._there():
@@ -152,7 +148,7 @@ class DraftLedger(InstanceLedger):
         m.time = self.time
         return m
 
-    def finish(self, fn: Callable[[Any, TxSpace], None], *, undo: bool = True) -> None:
+    def finish(self, fn: Callable[[Any, TxSpace], None], *, undo: bool = True, catch_up: CatchUp | None = None) -> None:
         """Have the draft, with what `fn` writes, take the version's place. Nothing happens if another run was faster.
 
         Parameters
@@ -161,6 +157,9 @@ class DraftLedger(InstanceLedger):
             Gets the `Mutation` and the instance's keys.
         undo
             Whether the whole job can be taken back.
+        catch_up
+            What brings into a draft what others did meanwhile; by default what only they changed is taken over. See
+            `dvid_dask.versions.staging`.
 
         Raises
         ------
@@ -177,12 +176,11 @@ class DraftLedger(InstanceLedger):
         feed = instance.version.datastore.feed
         voice = Voice(feed, instance.repo.root) if feed else None
 
-        def settle(tx: Transaction, newest: View, changes: Iterator[Change]) -> Mutation | None:
+        def settle(tx: Transaction, newest: View) -> Mutation | None:
             if instance.space_in(newest).get(self._record) is None:
                 return None
             if voice is not None:
                 voice.attempt()
-            self._take_over(tx, base, newest, changes)
             m = self._mutation(tx, voice, newest)
             space = m.space(instance)
             fn(m, space)
@@ -195,8 +193,16 @@ class DraftLedger(InstanceLedger):
                 voice.commits()
             return m
 
+        def taken_over(tx: Transaction, newest: View, changes: Iterator[Change]) -> Mutation | None:
+            if instance.space_in(newest).get(self._record) is not None:
+                self._take_over(tx, base, newest, changes)
+            return settle(tx, newest)
+
         try:
-            done = land(tree, draft, base, settle)
+            if catch_up is None:
+                done = land(tree, draft, base, taken_over)
+            else:
+                done = land_caught_up(tree, self._copy(draft), base, self._as_mutations(catch_up), settle)
         except Sealed as e:
             self._drop()
             raise LockedVersion(f"version {instance.version.uuid} was committed meanwhile: nothing is changed") from e
@@ -206,8 +212,28 @@ class DraftLedger(InstanceLedger):
         if done is not None:
             if voice is not None:
                 voice.done()
-            self._tell_followers(done)
+            tell_followers(done)
         self._drop()
+
+    def _copy(self, draft: Tree) -> Tree:
+        """A copy of the draft for what brings it up to date: a run that is killed on the way begins that anew."""
+        name = f"{self._tree}.1"
+        with contextlib.suppress(TreeNotFound):
+            self._store.drop_tree(name)
+        return self._store.branch(draft.name, name)  # type: ignore[no-any-return]
+
+    def _as_mutations(self, catch_up: CatchUp) -> Callable[[Callable[[Any], Any], View, View], None]:
+        def caught_up(update: Callable[[Any], Any], old: View, new: View) -> None:
+            def step(fn: Callable[[Mutation, TxSpace], Any]) -> Any:
+                def change(tx: Transaction) -> Any:
+                    m = self._mutation(tx)
+                    return fn(m, m.space(self.instance))
+
+                return update(change)
+
+            catch_up(step, old, new)
+
+        return caught_up
 
     def give_up(self) -> None:
         """Drop the draft and the note of the job: the version is as if it had not been started."""
@@ -216,14 +242,9 @@ class DraftLedger(InstanceLedger):
         self._drop()
 
     def _drop(self) -> None:
-        for name in (self._tree, self._base):
+        for name in (self._tree, self._base, f"{self._tree}.1"):
             with contextlib.suppress(TreeNotFound):
                 self._store.drop_tree(name)
-
-    def _tell_followers(self, m: Mutation) -> None:
-        """What can't be part of the commit follows it, as in `Datatype.mutate`."""
-        for subscriber, event in m.followups:
-            subscriber.mutate(lambda n, _, s=subscriber, e=event: s.on_event(n, e), **self._who)  # type: ignore[misc]
 
     # -------------------------------------------------------------- what others did meanwhile
 

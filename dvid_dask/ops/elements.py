@@ -26,14 +26,15 @@ import numpy as np
 
 from dvid_dask.datatypes.annotation import Annotation, keys, reload, state
 from dvid_dask.datatypes.annotation.blocks import block_of, in_blocks, new_blocks
+from dvid_dask.datatypes.annotation.catching_up import CatchUp
 from dvid_dask.datatypes.annotation.edits import unique_positions
 from dvid_dask.datatypes.annotation.elements import Elements, decode_many, encode_groups, find
 from dvid_dask.datatypes.annotation.filing import tag_pairs
 from dvid_dask.datatypes.annotation.lists import Directory, Drop, place_of
-from dvid_dask.datatypes.base import CONFLICT, Space
+from dvid_dask.datatypes.base import Space
 from dvid_dask.datatypes.events import ListsReplaced
 from dvid_dask.datatypes.labelsz import LabelSize
-from dvid_dask.errors import BadRequest, Conflict, DvidError, NotSupported
+from dvid_dask.errors import BadRequest, DvidError, NotSupported
 from dvid_dask.ops import job
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.element_lists import BODIES, TAGS, Slip, Slips, TaskNumbers
@@ -171,7 +172,7 @@ def load_elements(
         f"{len(source.parts)} parts, {partitions} partitions, seen when done"
     )
     about = {"op": "load-elements", "partitions": partitions}
-    ledger = _Draft.start(annotation, name, about, user=user, app=app)
+    ledger = DraftLedger.start(annotation, name, about, user=user, app=app)
     run = _Load(_Bulk(ledger, int(ledger.about["partitions"]), anew=False), keep_last=duplicates == "last")
     try:
         return run(source, client, show, began)
@@ -235,7 +236,7 @@ def _reload(
         "partitions": max(1, min(_MOST_PARTITIONS, 2 * len(runs))),
         "runs": [key.hex() for key in runs],
     }
-    ledger = _Draft.start(annotation, name, about, user=user, app=app)
+    ledger = DraftLedger.start(annotation, name, about, user=user, app=app)
     run = _Reload(
         _Bulk(ledger, int(ledger.about["partitions"]), anew=True), [bytes.fromhex(key) for key in ledger.about["runs"]]
     )
@@ -278,14 +279,6 @@ def block_runs(space: Space) -> list[bytes]:
 
 
 # ---------------------------------------------------------------------- what both share
-
-
-class _Draft(DraftLedger):
-    """A draft that gives way to whoever changed a block or a list that it changes as well."""
-
-    def _settled(self, key: bytes, old: bytes | None, ours: bytes | None, theirs: bytes | None) -> Any:
-        notes = self.instance.info.prefix + keys.STATE[:1]  # the last step writes them anyway
-        return ours if key.startswith(notes) else CONFLICT
 
 
 @dataclass(frozen=True)
@@ -374,29 +367,15 @@ class _Bulk:
 
     def finish(self, action: str, elements: int) -> None:
         """Have it seen."""
-        annotation, source = self.annotation, self.annotation.source
+        annotation = self.annotation
+        made_for = self.made_for()
 
         def finish(m: Mutation, space: TxSpace) -> None:
-            if source is not None:
-                self._check_unchanged(source, "segmentation")
-            if self.anew:
-                self._check_unchanged(annotation, "annotation")
-            state.write_state(space, self.made_for())
+            state.write_state(space, made_for)
             m.publish(annotation, ListsReplaced(m.id), to=lambda follower: not self.told_by_task(follower))
             m.log(annotation, {"Action": action, "Elements": elements, "MutationID": m.id})
 
-        self.ledger.finish(finish)
-
-    def _check_unchanged(self, other: Any, what: str) -> None:
-        before, now = self.space_of(other), other.view(0)
-        if before.prefix != now.prefix or before.token == now.token:
-            return
-        for change in self.ledger.changes_since(other):
-            if not change.startswith((job.JOBS, state.RELOAD)):
-                raise Conflict(
-                    f"the {what} {other.name!r} was edited while the job ran: nothing of it is kept, start it again "
-                    "while nobody edits this version"
-                )
+        self.ledger.finish(finish, catch_up=CatchUp(annotation, made_for.shape, to=self.told_by_task))
 
     def report(self, elements: int, replaced: int, began: float) -> ElementsReport:
         """What was done; the marks of tasks must still be there."""

@@ -12,6 +12,7 @@ from dvid_dask.ops.drafts import DRAFT
 from dvid_dask.ops.job import SCRATCH, jobs_in, scratch_space, tasks_done
 from dvid_dask.store import TreeNotFound
 from dvid_dask.versions.records import now
+from dvid_dask.versions.staging import made_at
 
 if TYPE_CHECKING:
     from dvid_dask.versions import Datastore
@@ -117,16 +118,16 @@ def drop_leftovers(datastore: Datastore, *, older_than: timedelta = timedelta(da
     """Drop trees of jobs that nobody takes up again; the space comes free with the next `gc`.
 
     Those are drafts whose job no open version knows any more, since the version was committed, or it or the instance
-    was deleted; and notes of jobs that only read and began long ago. Jobs that an open version knows are left: see
-    `abandon`.
+    was deleted; notes of jobs that only read and began long ago; and, if they are that old, the branches on which large
+    edits and undos are made, which a killed process left. Jobs that an open version knows are left: see `abandon`.
 
     Parameters
     ----------
     datastore
         The store.
     older_than
-        Jobs that only read are left alone for so long: they may be running. One that is taken away from a running
-        job makes it fail.
+        Jobs that only read, and branches of edits, are left alone for so long: they may be running. One that is taken
+        away from a running job or edit makes it fail, with nothing changed.
 
     Returns
     -------
@@ -146,6 +147,7 @@ def drop_leftovers(datastore: Datastore, *, older_than: timedelta = timedelta(da
     old = {job.name for job in jobs if job.version is None and (job.began is None or job.began < limit)}
     doomed = [t for t in trees if t.startswith(DRAFT) and t.removeprefix(DRAFT).partition(".")[0] not in known]
     doomed += [t for t in trees if t.startswith(SCRATCH) and t.removeprefix(SCRATCH) in old]
+    doomed += [t for t in trees if (made := made_at(t)) is not None and made < limit]
     dropped = []
     for tree in doomed:
         with contextlib.suppress(TreeNotFound):

@@ -19,6 +19,7 @@ from dvid_dask.versions.merging import _conflict_prefix
 from dvid_dask.versions.meta import MetaChange
 from dvid_dask.versions.mutation import read_log
 from dvid_dask.versions.records import InstanceInfo, NodeRecord, now
+from dvid_dask.versions.staging import STAGED
 from dvid_dask.versions.state import RepoState
 from dvid_dask.versions.undo import KEPT, kept_trees
 
@@ -289,7 +290,7 @@ def _orphans(datastore: Datastore) -> list[str]:
 
 def _is_ours(name: str) -> bool:
     """True for names that this room gives; other rooms may keep trees of their own."""
-    if name.startswith(("v-", "unversioned-", KEPT)):
+    if name.startswith(("v-", "unversioned-", KEPT, STAGED)):
         return True
     return len(name) >= 32 and all(c in "0123456789abcdef" for c in name[:32]) and (len(name) == 32 or name[32] == "-")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -60,12 +60,29 @@ class MutationRecord(msgspec.Struct, frozen=True, kw_only=True):
     record: dict[str, Any]
 
 
+class FollowUp(NamedTuple):
+    """What can't be part of a commit and follows it.
+
+    Attributes
+    ----------
+    subscriber, event
+        Who is told, and of what.
+    tree, before
+        The tree of who tells, and what it was before the mutation.
+    """
+
+    subscriber: Datatype
+    event: object
+    tree: str
+    before: View
+
+
 @dataclass
 class Handed:
     """What mutations on a draft leave to the commit that lands it: records of logs, and events that follow it."""
 
     records: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    followups: list[tuple[Datatype, object]] = field(default_factory=list)
+    followups: list[FollowUp] = field(default_factory=list)
 
 
 class HasInfo(Protocol):
@@ -147,8 +164,10 @@ class Mutation:
         self._published: list[str] = []
         #: whose event is being told; None in a commit that follows another
         self.teller: Datatype | None = None
-        #: (subscriber, event) pairs that can't be part of this commit and follow it
-        self.followups: list[tuple[Datatype, object]] = []
+        #: what can't be part of this commit and follows it
+        self.followups: list[FollowUp] = []
+        #: the one that this commit follows, if it does
+        self.follows: FollowUp | None = None
 
     def space(self, instance: HasKeys) -> TxSpace:
         """The keys of an instance in this transaction.
@@ -171,8 +190,15 @@ class Mutation:
         return self.space(instance) if self._shares_tree(instance.info) else instance.view(0)
 
     def before(self, instance: HasKeys) -> Space | None:
-        """The keys of an instance as they were before this mutation; None where they lie in another tree."""
-        return instance.space_in(self._before) if self._shares_tree(instance.info) else None
+        """The keys of an instance as they were before this mutation, or before the one that it follows.
+
+        None where they lie in another tree than either.
+        """
+        if self._shares_tree(instance.info):
+            return instance.space_in(self._before)
+        if self.follows is not None and self.version.tree(instance.info).name == self.follows.tree:
+            return instance.space_in(self.follows.before)
+        return None
 
     def serial(self) -> int:
         """A number that this attempt hasn't given yet: 0, 1, ..."""
@@ -305,7 +331,7 @@ class Mutation:
                     if self._shares_tree(info):
                         subscriber.on_event(self, event)
                     else:
-                        self.followups.append((subscriber, event))
+                        self.followups.append(FollowUp(subscriber, event, self._tree, self._before))
         finally:
             self.teller = before
             self._published.pop()
@@ -332,8 +358,9 @@ class Mutation:
                 self.tx.append(root, _encode(kept))
 
 
-def _follow(m: Mutation, _: TxSpace, *, subscriber: Datatype, event: object) -> None:
-    subscriber.on_event(m, event)
+def _follow(m: Mutation, _: TxSpace, *, told: FollowUp) -> None:
+    m.follows = told
+    told.subscriber.on_event(m, told.event)
 
 
 def mutate(
@@ -391,5 +418,5 @@ def mutate(
 
 def tell_followers(m: Mutation, *, force: bool = False) -> None:
     """Tell those that could not be part of a mutation's commit, now that it is done."""
-    for subscriber, event in m.followups:
-        mutate(subscriber, partial(_follow, subscriber=subscriber, event=event), user=m.user, app=m.app, force=force)
+    for told in m.followups:
+        mutate(told.subscriber, partial(_follow, told=told), user=m.user, app=m.app, force=force)

@@ -10,6 +10,7 @@ from dvid_dask import ops
 from dvid_dask.ops import job
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.job import InstanceLedger, ScratchLedger
+from dvid_dask.versions import staging
 
 
 @pytest.fixture
@@ -90,3 +91,13 @@ def test_tidy_drops_what_can_not_go_on(cli, store, fly, seg):
     assert cli("jobs", "tidy", store, "--older-than", "0").out.splitlines()[0] == "scratch-" + "c" * 24
     assert cli("jobs", "tidy", store, "--older-than", "0").out == "0 trees dropped"
     assert [j.name[0] for j in ops.list_jobs(fly.datastore)] == ["b"]
+
+
+def test_tidy_drops_old_branches_of_edits(cli, store, fly, seg):
+    base = seg.version.tree(seg.info).view(0)
+    young = fly.datastore.store.branch(base, staging.stage_name(7)).name
+    old = fly.datastore.store.branch(base, f"{staging.STAGED}0065000000-{7:016x}-01234567").name
+    assert cli("jobs", "tidy", store).out.splitlines()[0] == old
+    assert young in fly.datastore.store.trees()
+    assert cli("jobs", "tidy", store, "--older-than", "0").out.splitlines()[0] == young
+    assert seg.size(7) == 16**3

@@ -336,8 +336,79 @@ def test_others_may_edit_elsewhere_meanwhile(many_parts, monkeypatch):
     assert everything(two) == everything(one)
 
 
-@pytest.mark.parametrize("edit", ["merge", "element", "move"])
-def test_who_edits_the_same_meanwhile_is_not_overwritten(many_parts, monkeypatch, edit):
+EDITS = {
+    "merge": lambda v: v["seg"].merge(1000, [2000]),
+    "cleave": lambda v: (v["seg"].merge(1000, [2000, 3000]), v["seg"].cleave(1000, [2000])),
+    "split": lambda v: v["seg"].split(7000, np.array([[32, y, z, 20] for z in range(32, 64) for y in range(32, 64)])),
+    "split a supervoxel": lambda v: v["seg"].split_supervoxel(3000, np.array([[32, y, 2, 32] for y in range(32, 64)])),
+    "voxels": lambda v: v["seg"].write(np.full((32, 32, 32), 9000, np.uint64), (32, 0, 0)),
+    "renumber": lambda v: v["seg"].renumber([(8000, 6000)]),
+    "move": lambda v: v["synapses"].move([1, 1, 1], [60, 60, 60]),
+    "delete": lambda v: v["synapses"].delete([1, 1, 1]),
+    "add": lambda v: v["synapses"].add([{"Pos": [2, 1, 1], "Kind": "PreSyn", "Tags": ["new"]}, {"Pos": [70, 70, 3]}]),
+    "all": lambda v: [edit(v) for name, edit in EDITS.items() if name not in ("all", "merge", "delete", "voxels")],
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_others_edit_meanwhile_is_taken_up(many_parts, monkeypatch, edit):
+    rows = [r for r in random_rows(300) if r["Pos"] not in ([1, 1, 1], [60, 60, 60], [2, 1, 1], [70, 70, 3])]
+    one, two = setting(), setting()
+    for synapses in (one, two):
+        synapses.add([{"Pos": [1, 1, 1], "Kind": "Note", "Tags": ["auto"]}, {"Pos": [3, 1, 1], "Kind": "Gap"}])
+    one.add(rows)
+    EDITS[edit](one.version)
+    make, done = element_lists.Slips.make, []
+
+    def between(self, *args):
+        if not done:
+            done.append(1)
+            EDITS[edit](two.version)
+        return make(self, *args)
+
+    monkeypatch.setattr(element_lists.Slips, "make", between)
+    ops.load_elements(as_table(rows), two, progress=False)
+    assert everything(two) == everything(one)
+    assert ops.unfinished_jobs(two) == {}
+    assert not [t for t in two.version.datastore.store.trees() if t.startswith("draft-")]
+    sound(two)
+
+
+@pytest.mark.parametrize("edit", [name for name in EDITS if name not in ("add", "move", "all")])
+def test_a_reload_takes_up_what_others_edit_meanwhile(many_parts, monkeypatch, edit):
+    synapses = setting()
+    synapses.add([*random_rows(300, low=5), {"Pos": [1, 1, 1], "Kind": "Note", "Tags": ["auto"]}])
+    repo = synapses.version.repo
+    if edit in ("voxels", "delete", "merge"):  # blocks of another shape too
+        other = repo.new_instance("labelmap", "other", {"BlockSize": "16,16,16"})
+        labels = np.arange(8, dtype=np.uint64).reshape(2, 2, 2) * 1000
+        other.write(labels.repeat(32, 0).repeat(32, 1).repeat(32, 2), (0, 0, 0))
+        synapses.set_syncs(["other"], replace=True)
+        synapses = synapses.version["synapses"]
+    make, done = element_lists.Slips.make, []
+
+    class Other:
+        """The version, whose segmentation is the one that is followed now."""
+
+        def __getitem__(self, name):
+            return synapses.version["other" if name == "seg" and "other" in synapses.version else name]
+
+    def between(self, *args):
+        if not done:
+            done.append(1)
+            EDITS[edit](Other())
+        return make(self, *args)
+
+    monkeypatch.setattr(element_lists.Slips, "make", between)
+    ops.reload_elements(synapses, progress=False)
+    after = everything(synapses)
+    sound(synapses)
+    monkeypatch.undo()
+    ops.reload_elements(synapses, progress=False)
+    assert everything(synapses) == after
+
+
+def test_who_edits_the_same_element_meanwhile_is_not_overwritten(many_parts, monkeypatch):
     rows = random_rows(200, low=4)
     synapses = setting()
     synapses.add([{"Pos": [1, 1, 1], "Kind": "Note"}])
@@ -346,19 +417,14 @@ def test_who_edits_the_same_meanwhile_is_not_overwritten(many_parts, monkeypatch
     def between(self, *args):
         if not done:
             done.append(1)
-            if edit == "merge":
-                synapses.version["seg"].merge(1000, [2000])
-            elif edit == "element":
-                synapses.add([{**rows[0], "Kind": "Note"}])
-            else:
-                synapses.move([1, 1, 1], [60, 60, 60])
+            synapses.add([{**rows[0], "Kind": "Note"}])
         return make(self, *args)
 
     monkeypatch.setattr(element_lists.Slips, "make", between)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="both sides"):
         ops.load_elements(as_table(rows), synapses, progress=False)
     monkeypatch.undo()
-    assert len(synapses.elements()) == (2 if edit == "element" else 1)
+    assert len(synapses.elements()) == 2
     assert ops.unfinished_jobs(synapses) == {}
     sound(synapses)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from dvid_dask.datatypes.annotation import edits, keys, merging, reload, state, undoing
+from dvid_dask.datatypes.annotation import edits, keys, merging, reload, staged, state, undoing
 from dvid_dask.datatypes.annotation.blocks import blocks_around
 from dvid_dask.datatypes.annotation.elements import Elements
-from dvid_dask.datatypes.annotation.filing import Filing, NotBeforeError
+from dvid_dask.datatypes.annotation.filing import Filing
 from dvid_dask.datatypes.annotation.messages import delta_message
 from dvid_dask.datatypes.annotation.reads import Reads
 from dvid_dask.datatypes.annotation.tables import from_rows
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Annotation"]
 
 T = TypeVar("T")
+
+Told = Mapping[str, Any] | Callable[[], Mapping[str, Any] | None] | None
 
 _INT32 = 1 << 31
 
@@ -76,7 +79,7 @@ class Annotation(Reads):
         self,
         elements: Elements | pd.DataFrame | Sequence[Mapping[str, Any]],
         *,
-        told: Mapping[str, Any] | None = None,
+        told: Told = None,
         user: str = "",
         app: str = "",
         force: bool = False,
@@ -89,7 +92,8 @@ class Annotation(Reads):
             Columns; a dataframe as `elements` returns (``kind``, ``tags``, ``prop`` and ``rels`` may be missing); or
             DVID's JSON as Python has it, with ``Pos`` in x, y, z. Of those at one position the last counts.
         told
-            What to tell watchers beside action, version and time; None tells them nothing. For the HTTP face.
+            What to tell watchers beside action, version and time, or what gives it when all is done; None tells them
+            nothing. For the HTTP face.
 
         Returns
         -------
@@ -101,34 +105,101 @@ class Annotation(Reads):
         BadRequest
             If one can't be used; nothing is changed.
         """
-        given = edits.unique_positions(from_rows(elements))
+        held = from_rows(elements)
+        return self.add_parts(iter((held,)), len(held), told=told, user=user, app=app, force=force)
 
-        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> int:
-            return edits.post(space, filing, shape, given)
+    def add_parts(
+        self,
+        parts: Iterator[Elements],
+        count: int,
+        *,
+        told: Told = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> int:
+        """As `add`, of elements that come part by part, however many: memory is that of a packed form of them.
 
-        return self._edit(change, "element-post", told, kept="post", user=user, app=app, force=force)
+        Parameters
+        ----------
+        parts
+            The elements.
+        count
+            About how many there are. Of more than 131,072 the change is made in parts beside the version, and seen
+            when it is whole; others may go on meanwhile.
+        told, user, app, force
+            As for `add`.
+        """
+        if count <= staged.STAGED or not self._may_stage(force):
+            given = edits.unique_positions(Elements.join(list(parts)))
+
+            def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> int:
+                return edits.post(space, filing, shape, given)
+
+            return self._edit(change, "element-post", told, kept="post", user=user, app=app, force=force)
+        state.check_no_reload(self.view(0))
+        changes = staged.post_staged(parts, count, self.block_shape)
+        return self._in_parts(changes, "element-post", told, kept="post", user=user, app=app)
 
     def put_blocks(
         self,
         blocks: Mapping[tuple[int, int, int], Elements],
         *,
-        told: Mapping[str, Any] | None = None,
+        told: Told = None,
         user: str = "",
         app: str = "",
         force: bool = False,
     ) -> None:
         """Make these the elements of blocks (z, y, x), in one commit; they must lie in them. Others as `add`."""
+        coords = np.array(list(blocks), np.int64).reshape(-1, 3)
+        if ((coords < -_INT32) | (coords >= _INT32)).any():
+            raise BadRequest("a block leaves signed 32-bit coordinates")
+        borders = np.concatenate([[0], np.cumsum([len(part) for part in blocks.values()])]).astype(np.int64)
+        whole = coords.astype(np.int32), Elements.join(list(blocks.values())), borders
+        self.put_block_parts(iter((whole,)), told=told, user=user, app=app, force=force)
 
-        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
-            edits.put_blocks(space, filing, shape, blocks)
+    def put_block_parts(
+        self,
+        parts: Iterator[tuple[NDArray[np.int32], Elements, NDArray[np.int64]]],
+        *,
+        told: Told = None,
+        user: str = "",
+        app: str = "",
+        force: bool = False,
+    ) -> None:
+        """As `put_blocks`, of blocks that come part by part, each once; memory is that of some thousand.
 
-        self._edit(change, "blocks-post", told, kept="blocks", user=user, app=app, force=force)
+        Parameters
+        ----------
+        parts
+            Blocks int32 (n, 3) (z, y, x), their elements block after block, and int64 (n + 1,), where those of each
+            begin.
+        told, user, app, force
+            As for `add`.
+        """
+        whole = staged.blocks_together(parts)
+        first, more = next(whole, None), next(whole, None)
+
+        def change(
+            filing: Filing, space: TxSpace, shape: tuple[int, int, int], part: staged.Blocks | None = first
+        ) -> int:
+            if part is not None:
+                edits.put_blocks(space, filing, shape, *part)
+            return 0
+
+        if more is None or not self._may_stage(force):
+            rest = staged.joined_blocks([part for part in (first, more, *whole) if part is not None])
+            alone = functools.partial(change, part=rest)
+            self._edit(alone, "blocks-post", told, kept="blocks", user=user, app=app, force=force)
+            return
+        changes = (functools.partial(change, part=part) for part in itertools.chain([first, more], whole))
+        self._in_parts(changes, "blocks-post", told, kept="blocks", user=user, app=app)
 
     def delete(
         self,
         positions_zyx: ArrayLike,
         *,
-        told: Mapping[str, Any] | None = None,
+        told: Told = None,
         user: str = "",
         app: str = "",
         force: bool = False,
@@ -160,7 +231,7 @@ class Annotation(Reads):
         start_zyx: Sequence[int],
         end_zyx: Sequence[int],
         *,
-        told: Mapping[str, Any] | None = None,
+        told: Told = None,
         user: str = "",
         app: str = "",
         force: bool = False,
@@ -247,17 +318,36 @@ class Annotation(Reads):
         lists
             Elements by body; positions may be anywhere.
         """
+        self.put_label_parts(iter(lists.items()), user=user, app=app, force=force)
 
-        def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
-            for body, elements in lists.items():
+    def put_label_parts(
+        self, lists: Iterator[tuple[int, Elements]], *, user: str = "", app: str = "", force: bool = False
+    ) -> None:
+        """As `put_label_lists`, of lists that come one by one, each body once; memory is that of some thousand."""
+        whole = staged.lists_together(lists)
+        first, more = next(whole, []), next(whole, None)
+
+        def change(
+            filing: Filing,
+            space: TxSpace,
+            shape: tuple[int, int, int],
+            part: Sequence[tuple[int, Elements]] = first,
+        ) -> int:
+            for body, elements in part:
                 for old in filing.labels.scan(body):
                     filing.tally.add(body, old, -1)
                 bodies, supervoxels = filing.located(elements.zyx)
                 key = np.where(bodies == np.uint64(body), supervoxels, np.uint64(0))
                 filing.labels.replace(body, elements.listed(key), given=True)
                 filing.tally.add(body, elements, 1)
+            return 0
 
-        self._edit(change, "", None, user=user, app=app, force=force)
+        if more is None or not self._may_stage(force):
+            rest = [pair for part in (first, more or [], *whole) for pair in part]
+            self._edit(functools.partial(change, part=rest), "", None, user=user, app=app, force=force)
+            return
+        changes = (functools.partial(change, part=part) for part in itertools.chain([first, more], whole))
+        self._in_parts(changes, "", None, kept="", user=user, app=app)
 
     def delete_all(self, *, user: str = "", app: str = "", force: bool = False) -> None:
         """Remove all elements and lists at this version."""
@@ -274,7 +364,7 @@ class Annotation(Reads):
         self,
         change: Callable[[Filing, TxSpace, tuple[int, int, int]], T],
         action: str,
-        told: Mapping[str, Any] | None,
+        told: Told,
         *,
         during_reload: bool = False,
         kept: str = "",
@@ -291,12 +381,38 @@ class Annotation(Reads):
             result = change(filing, space, self._state(space).shape)
             filing.tell()
             if kept:
-                undoing.keep(self, m, space, kept)
-            if told is not None:
-                m.report(self, {"Action": action, **({"User": m.user} if m.user else {}), **told})
+                undoing.keep(self, m, space, kept, undoing.changed_blocks(m, space))
+            self._report(m, action, told)
             return result
 
         return self.mutate(attempt, user=user, app=app, force=force)
+
+    def _in_parts(
+        self,
+        changes: Iterator[staged.Change],
+        action: str,
+        told: Told,
+        *,
+        kept: str,
+        user: str,
+        app: str,
+    ) -> int:
+        """`_edit` in as many commits as there are changes, seen as one."""
+
+        def report(m: Mutation) -> None:
+            self._report(m, action, told)
+
+        return staged.in_parts(self, self._filing, changes, report, kept=kept, user=user, app=app)
+
+    def _may_stage(self, force: bool) -> bool:
+        """Whether a change can be made beside the version; one that is forced onto a committed version can't."""
+        self.check_open(force)
+        return not (self.info.versioned and self.version.locked)
+
+    def _report(self, m: Mutation, action: str, told: Told) -> None:
+        said = told() if callable(told) else told
+        if said is not None:
+            m.report(self, {"Action": action, **({"User": m.user} if m.user else {}), **said})
 
     def _filing(self, m: Mutation, space: TxSpace) -> Filing:
         held = state.read_state(space)
@@ -318,11 +434,7 @@ class Annotation(Reads):
         if held is None:
             return  # there never was an element
         filing = Filing(self, m, space, source, held.shape)
-        try:
-            filing.follow(event)
-        except NotBeforeError:
-            self._reload_whole(m, space)
-            return
+        filing.follow(event)
         if filing.tally:
             filing.tell()
             if m.watched:
@@ -485,6 +597,10 @@ class Annotation(Reads):
         if kind == keys.TAG:
             return {"tag": keys.tag_of(key)}
         return None
+
+    def is_derived(self, key: bytes) -> bool:
+        """Lists of bodies and tags, and their pages."""
+        return key[:1] in (keys.LABEL, keys.TAG, keys.PAGE)
 
     def carried_together(self, key: bytes) -> bool:
         """Blocks and lists belong together; notes stand for themselves."""

@@ -5,7 +5,7 @@ A position is an element's identity. What replaces an element replaces all of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,29 +82,31 @@ def _store(space: TxSpace, shape: Sequence[int], elements: Elements, order: NDAr
 
 
 def put_blocks(
-    space: TxSpace, filing: Filing, shape: Sequence[int], blocks: Mapping[tuple[int, int, int], Elements]
+    space: TxSpace,
+    filing: Filing,
+    shape: Sequence[int],
+    block_zyx: Points,
+    come: Elements,
+    borders: NDArray[np.int64],
 ) -> None:
-    """Make these the elements of blocks (z, y, x), which they lie in.
+    """Make these the elements of blocks (n, 3), which they lie in; those of each begin at ``borders``.
 
     Raises
     ------
     BadRequest
         If an element lies in another block, or a position comes twice.
     """
-    if not blocks:
+    if not len(block_zyx):
         return
-    coords = np.array(list(blocks), np.int32).reshape(-1, 3)
-    come = Elements.join(list(blocks.values()))
-    sizes = np.array([len(part) for part in blocks.values()])
-    borders = np.concatenate([[0], np.cumsum(sizes)])
-    wrong = (block_of(come.zyx, shape) != np.repeat(coords, sizes, axis=0)).any(axis=1)
+    owner = np.repeat(block_zyx, np.diff(borders), axis=0)
+    wrong = (block_of(come.zyx, shape) != owner).any(axis=1)
     if wrong.any():
         at = come.zyx[np.argmax(wrong)][::-1].tolist()
-        block = np.repeat(coords, sizes, axis=0)[np.argmax(wrong)][::-1].tolist()
+        block = owner[np.argmax(wrong)][::-1].tolist()
         raise BadRequest(f"the element at {at} (x, y, z) doesn't lie in block {block}, under which it is given")
     if len(unique_positions(come)) < len(come):
         raise BadRequest("a position comes twice: a block has one element at a position")
-    replace_blocks(space, filing, coords, come, borders)
+    replace_blocks(space, filing, block_zyx, come, borders)
 
 
 def replace_blocks(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dvid_dask.datatypes.annotation.elements import Elements, decode_many, encode_groups, find
-from dvid_dask.datatypes.annotation.lists import INLINE, Drop, Lists
+from dvid_dask.datatypes.annotation.lists import Drop, Lists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def _some(
     owner = np.repeat(np.flatnonzero(has), np.diff(borders))
     gone = find(_rows(of_drop, drop[1].zyx), _rows(owner, held.zyx)) >= 0
     after = np.bincount(owner[~gone], minlength=len(names)) + np.bincount(of_add, minlength=len(names))
-    short &= after <= INLINE
+    short &= after <= lists.most_inline
     gone &= short[owner]
     changes = np.zeros(len(names), np.bool_)
     changes[owner[gone]] = True

@@ -8,7 +8,7 @@ and after the mutation are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Ids = NDArray[np.uint64]
     Points = NDArray[np.int32]
 
-__all__ = ["Filing", "LabelSource", "NotBeforeError", "tag_pairs"]
+__all__ = ["Filing", "LabelSource", "tag_pairs"]
 
 _BLOCKS = 4096  # blocks looked through together
 _BODIES = 4096  # records of bodies looked up together
@@ -56,9 +56,11 @@ class LabelSource(HasKeys, Protocol):
     def blocks_in(self, space: AnySpace, body: int) -> Iterator[Points]:
         """Blocks of a body, read through a space."""
 
+    def written_between(self, before: Space, after: Space) -> Iterator[Points]:
+        """Blocks whose voxels differ between two states, some at a time."""
 
-class NotBeforeError(Exception):
-    """What voxels were before the mutation isn't known: the segmentation lies in another tree."""
+    def moved_between(self, before: Space, after: Space) -> Iterator[tuple[Ids, Ids, Ids]]:
+        """Supervoxels that are in other bodies, by the mapping, and the body of each in both states."""
 
 
 class Filing:
@@ -76,11 +78,21 @@ class Filing:
         The segmentation that it follows, if any.
     shape
         Its block shape (z, y, x).
+    before
+        The segmentation's keys before what is to be followed; by default as they were before the mutation.
     """
 
     def __init__(
-        self, annotation: Datatype, m: Mutation, space: TxSpace, source: LabelSource | None, shape: Sequence[int]
+        self,
+        annotation: Datatype,
+        m: Mutation,
+        space: TxSpace,
+        source: LabelSource | None,
+        shape: Sequence[int],
+        *,
+        before: Space | None = None,
     ) -> None:
+        self._before = before
         self._annotation = annotation
         self._m = m
         self._space = space
@@ -91,10 +103,16 @@ class Filing:
         self.tags = Lists(space, keys.tag, self.numbers)
         self.tally = Tally()
 
-    def tell(self) -> None:
-        """Tell those who follow the annotation what bodies gained and lost."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of a block (z, y, x)."""
+        z, y, x = self._shape
+        return z, y, x
+
+    def tell(self, to: Callable[[Datatype], bool] | None = None) -> None:
+        """Tell those who follow the annotation, or some of them, what bodies gained and lost."""
         if self.tally:
-            self._m.publish(self._annotation, self.tally.event(self._m.id))
+            self._m.publish(self._annotation, self.tally.event(self._m.id), to=to)
 
     # -------------------------------------------------------------- where elements are
 
@@ -195,7 +213,7 @@ class Filing:
             case events.SupervoxelsMoved():
                 self._move_many(event)
             case events.BlocksWritten():
-                self._voxels_written(event.block_zyx)
+                self.rewritten(event.block_zyx)
 
     def _moved(self, old: int, new: int, record: Record) -> None:
         """Note what went from a body to another."""
@@ -249,15 +267,15 @@ class Filing:
             space = self._m.reading(cast("Any", self._source))
             for body in returned.tolist():
                 for blocks in self._source.blocks_in(space, body):
-                    self._voxels_written(blocks)
+                    self.rewritten(blocks)
 
-    def _voxels_written(self, block_zyx: Points) -> None:
+    def rewritten(self, block_zyx: Points) -> None:
         """File the elements in blocks of the segmentation whose voxels are others than before."""
         if self._source is None or next(iter(self._space.keys(keys.BLOCK)), None) is None:
             return
-        before = self._m.before(self._source)
+        before = self._m.before(self._source) if self._before is None else self._before
         if before is None:
-            raise NotBeforeError
+            raise RuntimeError(f"{self._annotation.name!r} is told of voxels, but not what they were before")
         blocks = blocks_around(block_zyx, self._source.block_shape, self._shape)
         for at in range(0, len(blocks), _BLOCKS):
             held, _ = in_blocks(self._space, blocks[at : at + _BLOCKS])

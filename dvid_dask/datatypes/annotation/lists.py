@@ -297,6 +297,11 @@ class Lists:
         if isinstance(name, int):
             self._note_given(name, record)
 
+    @property
+    def most_inline(self) -> int:
+        """Elements that a record holds itself, at most."""
+        return INLINE
+
     def put_short(
         self, names: Sequence[int] | Sequence[str], inline: Sequence[bytes], filled: NDArray[np.bool_]
     ) -> None:

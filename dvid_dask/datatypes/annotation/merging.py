@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.int32]
 
-__all__ = ["merge_blocks", "merged_elements"]
+__all__ = ["changed_elements", "merge_blocks", "merged_elements"]
 
 _PART = 256  # blocks merged in one commit
 
 
 def merged_elements(base: Elements, ours: Elements, theirs: Elements) -> tuple[Elements, Points]:
     """Elements of two sides, three-way over the base; and positions int32 (n, 3) where they contradict each other."""
-    come = theirs[_changed(base, theirs)]
+    come = theirs[changed_elements(base, theirs)]
     gone = base.zyx[find(theirs.zyx, base.zyx) < 0]
-    own = ours.zyx[_changed(base, ours)]
+    own = ours.zyx[changed_elements(base, ours)]
     own_gone = base.zyx[find(ours.zyx, base.zyx) < 0]
     both = find(own, come.zyx) >= 0
     at = find(ours.zyx, come.zyx[both])
@@ -50,7 +50,7 @@ def merged_elements(base: Elements, ours: Elements, theirs: Elements) -> tuple[E
     return Elements.join([ours[stay], come]), np.concatenate(conflicts)
 
 
-def _changed(base: Elements, side: Elements) -> NDArray[np.bool_]:
+def changed_elements(base: Elements, side: Elements) -> NDArray[np.bool_]:
     """Which elements of a side are new or others than in the base."""
     at = find(base.zyx, side.zyx)
     changed = np.ones(len(side), np.bool_)

@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from dvid_dask.datatypes.annotation.elements import NO_PROP, NO_TAGS, NULL, Elements, Texts
 from dvid_dask.datatypes.annotation.kinds import KIND_NUMBER, KINDS, RELATION_NUMBER, RELATIONS
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.errors import FormatError
+from dvid_dask.formats.json_parts import split
 
 __all__ = [
+    "MAX_NAMES",
     "Element",
     "Relation",
     "element_of",
     "elements_of",
     "listed_json",
     "parse",
+    "parse_parts",
     "parse_blocks",
     "parse_label_lists",
     "to_json",
@@ -38,7 +42,16 @@ RelationKind = Literal["UnknownRelationship", "PostSynTo", "PreSynTo", "Converge
 MAX_TAG = 1 << 12
 """Bytes of a tag: it is part of a key."""
 
-_PART = 1 << 13  # elements that are decoded together
+MAX_NAMES = 1 << 20
+"""Blocks or bodies that one request may name."""
+
+MAX_ELEMENT = 2 << 20
+"""Bytes of one element's JSON."""
+
+_PART = 1 << 12  # elements that are decoded together
+_NAMES = 1 << 8  # blocks or bodies that are
+_NULL = 64  # bytes of a body that may be nothing but null
+_SMALL = 1 << 20  # bytes of some blocks that become elements at once
 
 
 class Relation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -59,7 +72,7 @@ class Element(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _list = msgspec.json.Decoder(list[Element]).decode
-_raw_list = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
+_object = msgspec.json.Decoder(dict[str, list[Element]]).decode
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _texts = msgspec.json.Decoder(dict[str, str]).decode
 _dumps = msgspec.json.Encoder(order="sorted").encode
@@ -85,15 +98,35 @@ def parse(data: bytes | memoryview, *, blank_tags: bool = False) -> Elements:
     >>> parse(b'[{"Pos": [1, 2, 3], "Kind": "PreSyn"}]').zyx.tolist()
     [[3, 2, 1]]
     """
+    return Elements.join(list(parse_parts(data, blank_tags=blank_tags)[1]))
+
+
+def parse_parts(data: bytes | memoryview, *, blank_tags: bool = False) -> tuple[int, Iterator[Elements]]:
+    """As `parse`: how many elements there are, and they some thousand at a time. A bad one is told when it comes."""
     try:
-        raws = _raw_list(data) or []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if len(data) < _NULL and bytes(data).strip() == b"null":
+            return 0, iter(())
+        parts = split(data, _PART)
+        if not next(iter(parts)).startswith(b"["):
+            raise FormatError("expected a list")
+    except FormatError as error:
         raise BadRequest(f"the body is no JSON list of elements: {error}") from None
-    parts = []
-    for at in range(0, len(raws), _PART):
-        part = b"[" + b",".join(raws[at : at + _PART]) + b"]"
-        parts.append(elements_of(_decoded(part, at), blank_tags=blank_tags))
-    return Elements.join(parts)
+    return parts.items, (
+        elements_of(_decoded(piece, first), blank_tags=blank_tags)
+        for at, part in enumerate(parts)
+        for first, piece in _small_enough(part, at * _PART, _PART)
+    )
+
+
+def _small_enough(part: bytes, first: int, items: int) -> Iterator[tuple[int, bytes]]:
+    """A part of so many items in parts that are decoded at once, and the place of the first item of each."""
+    if len(part) <= MAX_ELEMENT:
+        yield first, part
+    elif items == 1:
+        raise BadRequest(f"element {first} of the list has {len(part):,} bytes: at most {MAX_ELEMENT:,}")
+    else:
+        for at, piece in enumerate(split(part, items // 8)):
+            yield from _small_enough(piece, first + at * (items // 8), items // 8)
 
 
 def _decoded(part: bytes, first: int) -> list[Element]:
@@ -197,25 +230,60 @@ def _check_tags(tags: Iterable[str], blank: bool) -> None:
             raise BadRequest(f"a tag of {len(tag.encode())} bytes; at most {MAX_TAG}: {tag[:40]}...")
 
 
-def parse_blocks(data: bytes | memoryview) -> dict[tuple[int, int, int], Elements]:
-    """The body of ``POST blocks``: elements by block (z, y, x).
+def parse_blocks(data: bytes | memoryview) -> Iterator[tuple[NDArray[np.int32], Elements, NDArray[np.int64]]]:
+    """The body of ``POST blocks``, some blocks at a time. A bad one is told when it comes.
+
+    Yields
+    ------
+    block_zyx, elements, borders
+        int32 (n, 3); elements of all, block after block; int64 (n + 1,), where those of each begin.
 
     Raises
     ------
     BadRequest
-        If it isn't ``{"x,y,z": [elements], ...}``.
+        If it isn't ``{"x,y,z": [elements], ...}``, or names more than `MAX_NAMES` blocks, or one twice.
     """
+    seen: set[int] = set()
+    for names, part in _pairs(data, "blocks"):
+        coords = np.array([_block_of(name) for name in names], np.int64).reshape(-1, 3)
+        for name, (z, y, x) in zip(names, (coords + (1 << 31)).tolist(), strict=True):
+            place = (z << 64) | (y << 32) | x
+            if place in seen:
+                raise BadRequest(f"block {name} comes twice")
+            seen.add(place)
+        lists = _lists_of(part)
+        borders = np.concatenate([[0], np.cumsum([len(held) for held in lists])]).astype(np.int64)
+        yield coords.astype(np.int32), Elements.join(lists), borders
+
+
+def _lists_of(part: bytes) -> list[Elements]:
+    """The elements of each block of an object with some."""
+    if len(part) <= _SMALL:
+        try:
+            return [elements_of(held, blank_tags=True) if held else Elements.none() for held in _object(part).values()]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # not as clients mostly write it
+    return [parse(memoryview(value), blank_tags=True) for value in _raw_object(part).values()]
+
+
+def _pairs(data: bytes | memoryview, what: str) -> Iterator[tuple[list[str], bytes]]:
+    """Names in a JSON object, some at a time, and the part of it that has them."""
     try:
-        given = _raw_object(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON object of blocks: {error}") from None
-    found: dict[tuple[int, int, int], Elements] = {}
-    for name, value in given.items():
-        place = _block_of(name)
-        if place in found:
-            raise BadRequest(f"block {name} comes twice")
-        found[place] = parse(memoryview(value), blank_tags=True)
-    return found
+        parts = split(data, _NAMES)
+        if not next(iter(parts)).startswith(b"{"):
+            raise FormatError("expected an object")
+    except FormatError as error:
+        raise BadRequest(f"the body is no JSON object of {what}: {error}") from None
+    if parts.items > MAX_NAMES:
+        raise BadRequest(f"{parts.items:,} {what} in one request: at most {MAX_NAMES:,}")
+    for at, part in enumerate(parts):
+        try:
+            names = list(_raw_object(part))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is no JSON object of {what}: {error}") from None
+        if len(names) < min(_NAMES, parts.items - at * _NAMES):
+            raise BadRequest(f"one of the {what} comes twice")
+        yield names, part
 
 
 def _block_of(name: str) -> tuple[int, int, int]:
@@ -236,28 +304,32 @@ def _int32(text: str) -> int:
     return value
 
 
-def parse_label_lists(data: bytes | memoryview) -> dict[int, Elements]:
-    """The body of ``POST labels``: JSON texts of lists by body. Body 0 is passed over.
+def parse_label_lists(data: bytes | memoryview) -> Iterator[tuple[int, Elements]]:
+    """The body of ``POST labels``, body by body: the JSON text of the list of each. Body 0 is passed over.
 
     Raises
     ------
     BadRequest
-        If it isn't ``{"<body>": "<JSON text of a list of elements>", ...}``.
+        If it isn't ``{"<body>": "<JSON text of a list of elements>", ...}``, or names more than `MAX_NAMES` bodies, or
+        one twice.
     """
-    try:
-        given = _texts(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON object of texts by body: {error}") from None
-    out: dict[int, Elements] = {}
-    for name, text in given.items():
-        if not (name.isascii() and name.isdigit() and len(name) <= 20 and int(name) < 2**64):
-            raise BadRequest(f'"{name[:60]}" is no body')
-        if int(name):
-            try:
-                out[int(name)] = parse(text.encode(), blank_tags=True)
-            except BadRequest as error:
-                raise BadRequest(f"list of body {name}: {error}") from None
-    return out
+    seen: set[int] = set()
+    for _, part in _pairs(data, "bodies"):
+        try:
+            given = _texts(part)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is no JSON object of texts by body: {error}") from None
+        for name, text in given.items():
+            if not (name.isascii() and name.isdigit() and len(name) <= 20 and int(name) < 2**64):
+                raise BadRequest(f'"{name[:60]}" is no body')
+            if int(name) in seen:
+                raise BadRequest(f"body {name} comes twice")
+            seen.add(int(name))
+            if int(name):
+                try:
+                    yield int(name), parse(text.encode(), blank_tags=True)
+                except BadRequest as error:
+                    raise BadRequest(f"list of body {name}: {error}") from None
 
 
 # ------------------------------------------------------------------ to JSON

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.annotation.filing import Filing
     from dvid_dask.datatypes.base import Datatype, Mutation, TxSpace
 
-__all__ = ["carry_out", "keep"]
+__all__ = ["MAX_BLOCKS", "carry_out", "changed_blocks", "keep"]
 
 MAX_KEPT, MAX_BLOCKS = 16 << 20, 1 << 14
 """Bytes of blocks that are kept for an undo, and how many; an edit that changes more can't be undone."""
@@ -40,11 +40,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[_Block]).decode
 
 
-def keep(annotation: Datatype, m: Mutation, space: TxSpace, action: str) -> None:
+def changed_blocks(m: Mutation, space: TxSpace) -> set[bytes]:
+    """Keys of the blocks that a transaction has changed so far."""
+    prefix = space.prefix + keys.BLOCK
+    return {key[len(space.prefix) :] for key in m.tx.changed if key.startswith(prefix)}
+
+
+def keep(annotation: Datatype, m: Mutation, space: TxSpace, action: str, blocks_changed: set[bytes]) -> None:
     """Keep what it takes to take an edit back, once it is done in the transaction, unless that is out of proportion."""
     before = m.before(annotation)
-    prefix = space.prefix + keys.BLOCK
-    changed = sorted(key[len(space.prefix) :] for key in m.tx.changed if key.startswith(prefix))
+    changed = sorted(blocks_changed)
     if before is None or not 0 < len(changed) <= MAX_BLOCKS:
         return
     blocks = [

@@ -10,7 +10,6 @@ Such an undo works on a draft that takes the version's place in one step (`dvid_
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,8 @@ from dvid_dask.store import TreeNotFound, land
 from dvid_dask.versions.meaning import MergeStep, differing
 from dvid_dask.versions.mutation import Handed, Mutation, tell_followers
 from dvid_dask.versions.space import Space, TxSpace
-from dvid_dask.versions.undo import KEPT, UndoRecord
+from dvid_dask.versions.staging import stage_name
+from dvid_dask.versions.undo import UndoRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,7 +225,7 @@ def restore_on_draft(
     mutation = instance.repo.next_mutation_id()
     for attempt in range(_ATTEMPTS):
         base = tree.view(0)
-        draft = store.branch(base, f"{KEPT}{mutation:016x}.draft-{os.urandom(4).hex()}")
+        draft = store.branch(base, stage_name(mutation))
         try:
             handed = Handed()
             landed: list[Mutation] = []

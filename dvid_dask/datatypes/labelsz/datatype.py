@@ -376,6 +376,10 @@ class LabelSize(Datatype):
         """The label of a record."""
         return counts.describe(key)
 
+    def is_derived(self, key: bytes) -> bool:
+        """Records and their places, where it counts the elements of one annotation."""
+        return key[:1] in (counts.COUNT, counts.RANK) and len(self._sources()) == 1
+
     def carried_together(self, key: bytes) -> bool:
         """Records and their places in the order of sizes."""
         return key[:1] in (counts.COUNT, counts.RANK)

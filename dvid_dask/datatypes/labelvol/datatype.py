@@ -208,6 +208,18 @@ class LabelVol(Datatype):
             return np.zeros(len(points_zyx), np.uint64), np.zeros(len(points_zyx), np.uint64)
         return source.labels_in(space.beside(source), points_zyx)
 
+    def written_between(self, before: Space, after: Space) -> Iterator[NDArray[np.int32]]:
+        """Blocks whose voxels differ between two states of one history, from the labelblk."""
+        source = self.voxels
+        if source is not None:
+            yield from source.written_between(before.beside(source), after.beside(source))
+
+    def moved_between(
+        self, before: Space, after: Space
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]]:
+        """Nothing: a label is its own body."""
+        return iter(())
+
     def blocks_in(self, space: AnySpace, body: int) -> Iterator[NDArray[np.int32]]:
         """The blocks of a label, int32 (n, 3) (z, y, x) in batches, read through a space."""
         return volumes.scan_blocks(space, body, self.block_shape)

@@ -42,3 +42,6 @@ class VoxelSource(HasKeys, Protocol):
 
     def stored_blocks(self, space: AnySpace) -> Iterator[NDArray[np.int32]]:
         """Coordinates (z, y, x) of all stored blocks, in batches."""
+
+    def written_between(self, before: Space, after: Space) -> Iterator[NDArray[np.int32]]:
+        """Blocks whose voxels differ between two states, some at a time."""

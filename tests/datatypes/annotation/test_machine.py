@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 import dvid_dask
-from dvid_dask.datatypes.annotation import lists
+from dvid_dask.datatypes.annotation import lists, staged
 from dvid_dask.datatypes.annotation.parsing import parse
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
 
@@ -284,6 +284,29 @@ def dvid_json(elements):
 def small_pages(monkeypatch):
     monkeypatch.setattr(lists, "INLINE", 3)
     monkeypatch.setattr(lists, "PAGE", 4)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Posts of a few elements are made in parts, on a branch."""
+    monkeypatch.setattr(staged, "STAGED", 3)
+    monkeypatch.setattr(staged, "_PART", 2)
+    monkeypatch.setattr(staged, "_BLOCKS", 1)
+    monkeypatch.setattr(staged, "_LISTS", 1)
+
+
+@pytest.mark.usefixtures("small_pages", "small_parts")
+def test_histories_of_large_edits():
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=6,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        ),
+    )
 
 
 @pytest.mark.usefixtures("small_pages")

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.boxes import Box
+from dvid_dask.datatypes.labelmap import keys
+from dvid_dask.datatypes.labelmap.adopted import ADOPTED
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.datatypes.labelmap.blocks import existing_blocks
 from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
+from dvid_dask.datatypes.labelmap.mapping import entries_that_differ
 from dvid_dask.datatypes.labelmap.methods.instance import Instance
+from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.datatypes.labelmap.voxels import check_box, iter_blocks, iter_box, labels_at, read_box
-from dvid_dask.errors import BadRequest
+from dvid_dask.errors import BadRequest, Conflict
+from dvid_dask.versions.meaning import differing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VoxelReads", "check_scale"]
 
+
+_BETWEEN = 1024  # keys that differ between two states, looked at together
+_EDITED = 3  # bytes of a key that says that a scale of an adopted volume was edited
 
 BlockFilter = Callable[["NDArray[np.int32]"], "NDArray[np.bool_]"]
 Point = tuple[int, int, int]
@@ -161,6 +169,31 @@ class VoxelReads(Instance):
         """
         supervoxels = labels_at(space, self.layout, None, points_zyx)
         return LabelMapping(space).bodies(supervoxels), supervoxels
+
+    def written_between(self, before: Space, after: Space) -> Iterator[NDArray[np.int32]]:
+        """Blocks whose voxels differ between two states of one history, int32 (n, 3) (z, y, x), some at a time.
+
+        Raises
+        ------
+        Conflict
+            If it was adopted between them, or its base moved: then it may be any block.
+        """
+        if any(len(key) != _EDITED for key in differing(before, after, ADOPTED)):
+            raise Conflict(f"{self.name!r} was adopted anew meanwhile: what changed in it isn't known")
+        for part in batches(differing(before, after, keys.scale_prefix(0)), _BETWEEN):
+            yield keys.blocks_of(part)
+
+    def moved_between(
+        self, before: Space, after: Space
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]]:
+        """Supervoxels whose body differs between two states, by the mapping alone, and both bodies, some at a time."""
+        for part in batches(differing(before, after, keys.MAPPING), _BETWEEN):
+            pages = zip(before.get_many(part), after.get_many(part), strict=True)
+            ids = np.concatenate([entries_that_differ(one, other) for one, other in pages])
+            old, new = LabelMapping(before).bodies(ids), LabelMapping(after).bodies(ids)
+            moved = old != new
+            if moved.any():
+                yield ids[moved], old[moved], new[moved]
 
     def blocks(
         self,
