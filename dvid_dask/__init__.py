@@ -15,7 +15,6 @@ b'left of the midline'
 
 from __future__ import annotations
 
-import uuid
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ def create(url: str, *, compact: str = "background", **settings: Any) -> Datasto
     ----------
     url : str
         Where: a path, or ``file://``, ``memory://NAME``, ``s3://``, ``gs://``. ``memory://`` alone is a new store each
-        time, in this process.
+        time, in this process, and gone when nothing of it is held any more.
     compact : {"background", "now", "never"}
         When committed versions are compacted; see `dvid_dask.versions.Datastore`.
     **settings
@@ -60,8 +59,6 @@ def create(url: str, *, compact: str = "background", **settings: Any) -> Datasto
     from dvid_dask.store import Store
     from dvid_dask.versions import Datastore
 
-    if url == "memory://":
-        url += uuid.uuid4().hex
     return Datastore.create(Store.create(url, **settings), compact=compact)
 
 

@@ -247,17 +247,20 @@ def _after(prefix: str) -> str:
 
 
 _backends: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictionary()
-#: Data in memory stays for as long as the process does.
+#: Data in memory that stays for as long as the process does.
 _memories: list[Backend] = []
 _backends_lock = threading.Lock()
 
 
-def backend(url: str) -> Backend:
-    """Return this process's backend of a store, one for all handles: they share caches and see each other's commits."""
+def backend(url: str, *, keep: bool = True) -> Backend:
+    """Return this process's backend of a store, one for all handles: they share caches and see each other's commits.
+
+    What is in memory alone stays if it is to be kept, else until the last of them is gone.
+    """
     with _backends_lock:
         known = _backends.get(url)
         if known is None or known.pid != os.getpid():
             known = _backends[url] = Backend(url)
-            if known.scheme == "memory":
+            if keep and known.scheme == "memory":
                 _memories.append(known)
         return known

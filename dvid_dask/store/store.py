@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -138,7 +139,7 @@ class Store:
         url
             A path, or a URL ``file://``, ``memory://name``, ``s3://bucket/path`` or ``gs://bucket/path``. S3 takes
             ``?endpoint=http://host:port``, ``&region=``, ``&profile=`` and ``&anonymous=true``. A store in memory lives
-            as long as this process.
+            as long as this process; one without a name, ``memory://``, as long as somebody holds it.
         node_bytes, inline_bytes, compression_level
             See `Settings`; they hold for the store's life.
 
@@ -157,7 +158,9 @@ class Store:
         if not -7 <= compression_level <= 22:
             raise ValueError(f"compression_level is from -7 to 22, not {compression_level}")
         place = canonical(url)
-        where = backend(place)
+        if unnamed := place == "memory://":
+            place += uuid.uuid4().hex
+        where = backend(place, keep=not unnamed)
         if where.read(FORMAT) is not None:
             raise StoreExists(f"{place} is a store already; open it, or choose another place")
         if where.folder is not None:

@@ -9,8 +9,9 @@ import hmac
 import logging
 import os
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dvid_dask import store as storage
@@ -137,6 +138,7 @@ class Datastore:
         self._numbers: dict[tuple[int, str], NumberSource] = {}
         self._blobs: Blobs | None = None
         self.sealer = Sealer(self, compact)
+        self._ends: dict[Hashable, weakref.finalize[..., Datastore]] = {}
         #: who is told of mutations; see `watch`
         self.feed = Feed()
 
@@ -164,6 +166,19 @@ class Datastore:
             source.give_back()
         self.feed.close()
         self.sealer.close()
+        for end in list(self._ends.values()):
+            end()
+
+    def at_end(self, callback: Callable[[Hashable], object], name: Hashable) -> None:
+        """Call this with a name, once, when the datastore is closed or nobody holds it any more.
+
+        For those who keep for the whole process what they have read. The callback must not hold the datastore.
+        """
+        known = self._ends.get(name)
+        if known is None or not known.alive:
+            end = weakref.finalize(self, callback, name)
+            end.atexit = False
+            self._ends[name] = end
 
     def __enter__(self) -> Datastore:
         return self

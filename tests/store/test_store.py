@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 import time
@@ -646,3 +647,21 @@ def test_states_around_a_landing_are_kept(store):
     land(tree, branch, base, settle)
     assert dict(store.tree("kept.before").view().scan()) == {b"a": b"1", b"c": b"3"}
     assert dict(store.tree("kept.after").view().scan()) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def test_memory_without_a_name_is_freed_when_nobody_holds_it():
+    named, first, second = Store.create("memory://kept"), Store.create("memory://"), Store.create("memory://")
+    urls = [store.url for store in (named, first, second)]
+    assert len(set(urls)) == 3
+    view = first.create_tree("t").view()
+    del named, first, second
+    gc.collect()
+    assert Store.open("memory://kept").url == urls[0]
+    # a view is enough: it holds what it reads, also when it comes out of a pickle
+    assert list(pickle.loads(pickle.dumps(view)).keys()) == []
+    with pytest.raises(StoreNotFound):
+        Store.open(urls[2])
+    del view
+    gc.collect()
+    with pytest.raises(StoreNotFound):
+        Store.open(urls[1])

@@ -28,7 +28,7 @@ from .columns import Rows
 from .query import AnyOf, Demand, Exists, Query
 from .record import NEURON, Selection, body_of, is_stamp, key_of, member
 
-__all__ = ["Table", "kept", "memory", "set_memory", "tables"]
+__all__ = ["Table", "forget", "kept", "memory", "set_memory", "tables"]
 
 Bodies = NDArray[np.uint64]
 Trees: TypeAlias = Callable[[], Iterable[str]]
@@ -301,6 +301,12 @@ def set_memory(nbytes: int) -> None:
     _memory = nbytes
     with _lock:
         _libraries.clear()
+
+
+def forget(name: Hashable) -> None:
+    """Free the memory of an instance that nobody reads any more; see `tables`."""
+    with _lock:
+        _libraries.pop(name, None)
 
 
 def tables(space: Space, name: Hashable, store: Store, trees: Trees) -> Iterator[Table]:

@@ -3,6 +3,7 @@ there is, answers are those of a scan."""
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 
@@ -230,3 +231,20 @@ def test_many_posts_to_one_body(neurons):
     assert [neurons.get(1, show="user").get(name) for i in range(5) for name in (f"f{i}", f"f{i}_user")] == [
         value for i in range(5) for value in (9, f"u{i}")
     ]
+
+
+def test_a_closed_datastore_takes_no_memory():
+    held = library.kept()
+    for end in ("closed", "dropped"):
+        datastore = dvid_dask.create("memory://", compact="never")
+        neurons = datastore.new_repo().new_instance("neuronjson", "neurons")
+        neurons.put_many({body: {"bodyid": body, "type": f"T{body}"} for body in range(1, 200)}, user="me")
+        for _ in range(2):  # what is asked afterwards is kept again, until nobody holds it
+            assert len(neurons.query({"type": "T5"})) == 1
+            assert library.kept() > held
+            if end == "closed":
+                datastore.close()
+                assert library.kept() == held
+        del neurons, datastore
+        gc.collect()
+        assert library.kept() == held

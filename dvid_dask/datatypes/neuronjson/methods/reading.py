@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from dvid_dask.datatypes.base import Datatype, Space
-from dvid_dask.datatypes.neuronjson.library import Bodies, Table, tables
+from dvid_dask.datatypes.neuronjson.library import Bodies, Table, forget, tables
 from dvid_dask.datatypes.neuronjson.posting import field_of, moment_of
 from dvid_dask.datatypes.neuronjson.query import parse_query
 from dvid_dask.datatypes.neuronjson.record import NEURON, Selection, body_of, check_body, key_of
@@ -115,6 +115,7 @@ class Reading(Datatype, Mapping[int, dict[str, Any]]):
             return (state.nodes[v].tree for v in state.first_parents(version.id) if self.info.versioned)
 
         name = version.datastore.url, self.info.data_uuid
+        version.datastore.at_end(forget, name)
         return tables(space or self.view(), name, version.datastore.store, trees)
 
     def find_texts(self, query: Any, selection: Selection) -> Iterator[bytes]:
