@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dvid_dask.formats._jit import U, kernel
-from dvid_dask.formats._label_block_kernels import grown
+from dvid_dask.formats._label_kernels import grown
 
 Array = Any  # inside compiled code
 

@@ -11,20 +11,9 @@ import numpy as np
 from dvid_dask.formats._jit import U, kernel
 from dvid_dask.formats._label_block_kernels import BAD_INDEX as BLOCK_BAD_INDEX
 from dvid_dask.formats._label_block_kernels import BAD_VALUE as BLOCK_BAD_VALUE
-from dvid_dask.formats._label_block_kernels import (
-    SUB_VOXELS,
-    bits_for,
-    few_labels,
-    get16,
-    get32,
-    grown,
-    is_uniform,
-    largest,
-    load_tile,
-    many_labels,
-    sections,
-    unpack,
-)
+from dvid_dask.formats._label_block_kernels import sections
+from dvid_dask.formats._label_encoder_kernels import few_labels, is_uniform, load_tile, many_labels
+from dvid_dask.formats._label_kernels import SUB_VOXELS, bits_for, get16, get32, grown, largest, unpack
 
 Array = Any  # inside compiled code
 

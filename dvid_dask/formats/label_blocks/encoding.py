@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvid_dask.formats import _label_block_kernels as kernels
+from dvid_dask.formats import _label_encoder_kernels as kernels
 from dvid_dask.formats.label_blocks.layout import grid_of
 from dvid_dask.formats.label_blocks.memory import check_uint64, flat_labels
 

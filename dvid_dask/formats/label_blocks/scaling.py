@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvid_dask.formats import _label_block_kernels as kernels
+from dvid_dask.formats import _label_voxel_kernels as voxel_kernels
 from dvid_dask.formats._bytes import Buffer
+from dvid_dask.formats._label_kernels import SUB_VOXELS
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.label_blocks.decoding import decode_block
 from dvid_dask.formats.label_blocks.encoding import encode_block
@@ -57,7 +59,7 @@ def count(block: Buffer) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     buf, grid, n = parse(block)
     table = table_of(buf, n)
     if n == 1:
-        return table, np.array([grid[0] * grid[1] * grid[2] * kernels.SUB_VOXELS])
+        return table, np.array([grid[0] * grid[1] * grid[2] * SUB_VOXELS])
     counts = np.zeros(n, np.int64)
     result, empty = kernels.count_entries(buf, *grid, counts)
     raise_for(result)
@@ -163,7 +165,7 @@ def _downsample_octant(octant: Parsed, i: int, dense: NDArray[np.uint64]) -> Non
     if n == 1:
         kernels.fill_box(flat, corner, sz, sy, hz, hy, hx, table[0])
     else:
-        raise_for(kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
+        raise_for(voxel_kernels.downsample_block(buf, *grid, table, flat, corner, sz, sy))
 
 
 def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -189,7 +191,7 @@ def downsample_array(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
     out = np.empty([(n + 1) // 2 for n in labels_zyx.shape], np.uint64)
     if out.size:
         nz, ny, nx = labels_zyx.shape
-        kernels.downsample_dense(mem, sz, sy, nz, ny, nx, out)
+        voxel_kernels.downsample_dense(mem, sz, sy, nz, ny, nx, out)
     return out
 
 
@@ -206,7 +208,7 @@ def distinct(labels_zyx: NDArray[np.uint64]) -> NDArray[np.uint64]:
     if not labels_zyx.size:
         return np.empty(0, np.uint64)
     nz, ny, nx = labels_zyx.shape
-    return np.sort(kernels.distinct_rows(mem, sz, sy, nz, ny, nx))
+    return np.sort(voxel_kernels.distinct_rows(mem, sz, sy, nz, ny, nx))
 
 
 def remap_array(arr: NDArray[np.uint64], keys_sorted: ArrayLike, values: ArrayLike) -> None:
@@ -238,7 +240,7 @@ def remap_array(arr: NDArray[np.uint64], keys_sorted: ArrayLike, values: ArrayLi
     target = arr if in_place(arr) else np.ascontiguousarray(arr, np.uint64)
     mem, sz, sy = flatten(target, writeable=True)
     nz, ny, nx = arr.shape
-    remap = kernels.remap_rows_hashed if 16 * keys.size < arr.size else kernels.remap_rows
+    remap = voxel_kernels.remap_rows_hashed if 16 * keys.size < arr.size else voxel_kernels.remap_rows
     remap(mem, sz, sy, nz, ny, nx, keys, new)
     if target is not arr:
         arr[...] = target

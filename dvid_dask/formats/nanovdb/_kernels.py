@@ -12,18 +12,8 @@ from typing import Any
 import numpy as np
 
 from dvid_dask.formats._jit import U, kernel
-from dvid_dask.formats._label_block_kernels import (
-    BAD_INDEX,
-    BAD_VALUE,
-    OK,
-    SUB_VOXELS,
-    bits_for,
-    get16,
-    largest,
-    sections,
-    sub_table,
-    unpack,
-)
+from dvid_dask.formats._label_block_kernels import BAD_INDEX, BAD_VALUE, OK, sections, sub_table
+from dvid_dask.formats._label_kernels import SUB_VOXELS, bits_for, get16, largest, unpack
 
 Array = Any  # inside compiled code
 
