@@ -4,6 +4,7 @@
 `datastore`      `Datastore`: repositories in one store, selectors, blobs, care
 `finding`        versions by what people type: selectors, aliases of repositories, branches
 `repo`           `Repo`: versions, instances, merge, DVID's repo JSON
+`contained`      its versions and instances by name
 `version`        `Version`: commit, branch, tag, data at a version
 `mutation`       `Mutation`: one change, one commit; forced writes on committed versions
 `feed`           who is told of mutations

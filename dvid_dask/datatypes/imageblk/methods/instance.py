@@ -7,24 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from dvid_dask.bases import Base
 from dvid_dask.boxes import Box
-from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace
+from dvid_dask.datatypes.base import Mutation, Space, TxSpace
 from dvid_dask.datatypes.imageblk import extents as extents_record
 from dvid_dask.datatypes.imageblk.adopted import AdoptedLayout
 from dvid_dask.datatypes.imageblk.boxes import check_box, points, to_extents
 from dvid_dask.datatypes.imageblk.layout import EXTENTS_KEY, Layout
 from dvid_dask.datatypes.imageblk.settings import check_voxel_size, parse_settings
+from dvid_dask.datatypes.volume import Volume
 from dvid_dask.errors import BrokenBase, Unavailable
 from dvid_dask.versions.records import go_time
 
 __all__ = ["Instance"]
 
 
-class Instance(Datatype):
+class Instance(Volume):
     """Settings and extents of an image at a version."""
 
-    _base: tuple[Any, Base] | None = None
     _layout: tuple[Any, Layout] | None = None
 
     # of a type, or of an instance whose voxels are known later
@@ -55,16 +54,6 @@ class Instance(Datatype):
         return AdoptedLayout(self.value_type, len(self.labels), (z, y, x), jpeg, base=base)
 
     @property
-    def base_volume(self) -> Base | None:
-        """The volume that the instance stands on, where it was adopted. Not versioned."""
-        held = self.info.settings.get("Base")
-        if held is None:
-            return None
-        if self._base is None or self._base[0] is not held:
-            self._base = held, Base.of(held)
-        return self._base[1]
-
-    @property
     def block_shape(self) -> tuple[int, int, int]:
         """Voxels of a block in z, y, x."""
         return self.layout.block
@@ -78,18 +67,6 @@ class Instance(Datatype):
     def voxel_bytes(self) -> int:
         """Bytes of a voxel."""
         return self.layout.voxel_bytes
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float]:
-        """Lengths of a voxel in z, y, x, in `voxel_units`. Not versioned."""
-        x, y, z = self.info.settings["VoxelSize"]
-        return z, y, x
-
-    @property
-    def voxel_units(self) -> tuple[str, str, str]:
-        """Units of the lengths in z, y, x."""
-        x, y, z = self.info.settings["VoxelUnits"]
-        return z, y, x
 
     @property
     def background(self) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dvid_dask.bases.base import Base
 from dvid_dask.boxes import Box
-from dvid_dask.datatypes.base import Datatype
 from dvid_dask.datatypes.labelmap import extents
 from dvid_dask.datatypes.labelmap.adopted import AdoptedSpace, AdoptedTxSpace
 from dvid_dask.datatypes.labelmap.blocks import Layout
 from dvid_dask.datatypes.labelmap.counters import NextLabels
 from dvid_dask.datatypes.labelmap.settings import changed_settings, new_settings
 from dvid_dask.datatypes.labelmap.steps import Step, encode_steps, summary_of
+from dvid_dask.datatypes.volume import Volume
 from dvid_dask.errors import BadRequest
 from dvid_dask.versions.records import go_time, now
 
@@ -29,10 +28,8 @@ __all__ = ["Instance"]
 Point = tuple[int, int, int]
 
 
-class Instance(Datatype):
+class Instance(Volume):
     """Settings, extents and ids of a labelmap at a version."""
-
-    _base: tuple[Any, Base] | None = None
 
     @classmethod
     def parse_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,16 +51,6 @@ class Instance(Datatype):
         return AdoptedTxSpace(tx, self.info.prefix, base, self.layout)
 
     @property
-    def base_volume(self) -> Base | None:
-        """Where voxels lie that are not in the store; None where all are."""
-        held = self.info.settings.get("Base")
-        if held is None:
-            return None
-        if self._base is None or self._base[0] is not held:
-            self._base = held, Base.of(held)
-        return self._base[1]
-
-    @property
     def layout(self) -> Layout:
         """Block shape (z, y, x) and number of coarser scales."""
         x, y, z = self.info.settings["BlockSize"]
@@ -73,18 +60,6 @@ class Instance(Datatype):
     def block_shape(self) -> Point:
         """Voxels of a block (z, y, x)."""
         return self.layout.block_shape
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float]:
-        """Size of a voxel (z, y, x) in `voxel_units`."""
-        x, y, z = self.info.settings["VoxelSize"]
-        return z, y, x
-
-    @property
-    def voxel_units(self) -> tuple[str, str, str]:
-        """Units of the axes (z, y, x)."""
-        x, y, z = self.info.settings["VoxelUnits"]
-        return z, y, x
 
     @property
     def indexed(self) -> bool:
