@@ -14,8 +14,8 @@ BELOW = {
     "bases": {"formats"},
     "versions": {"formats", "store"},
     "datatypes": {"formats", "store", "bases", "versions"},
-    "ops": {"formats", "store", "bases", "versions", "datatypes"},
     "views": {"formats", "store", "bases", "versions", "datatypes"},
+    "ops": {"formats", "store", "bases", "versions", "datatypes", "views"},
     "api": {"formats", "store", "bases", "versions", "datatypes", "ops", "views"},
     "cli": {"formats", "store", "bases", "versions", "datatypes", "ops", "views", "api"},
 }

@@ -96,7 +96,8 @@ def _view(call: Call, kind: type[V], supervoxels: bool = False) -> V:
     key = kind, info.data_uuid, call.version.id, instance.view().token, supervoxels
     found = views.get(key)
     if found is None or (found[0] is not info and found[0] != info):
-        views[key] = found = info, kind(instance, **({"supervoxels": True} if supervoxels else {}))
+        more: dict[str, Any] = {"supervoxels": True} if supervoxels else {}
+        views[key] = found = info, kind(instance, **more)
         while len(views) > _MANY:
             views.popitem(last=False)
     return found[1]

@@ -192,7 +192,12 @@ def publish(
             show_default=False,
         ),
     ],
-    format: Annotated[str, typer.Option(help="zarr, ome-zarr or precomputed.")] = "ome-zarr",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="zarr, ome-zarr or precomputed.  [default: ome-zarr; of annotations precomputed]", show_default=False
+        ),
+    ] = None,
     scales: Annotated[
         int | None, typer.Option(help="Coarser scales to write.  [default: all there are]", min=0, show_default=False)
     ] = None,
@@ -207,7 +212,9 @@ def publish(
         str | None,
         typer.Option(help="An earlier publication to go on from.  [default: the nearest there]", show_default=False),
     ] = None,
-    verify: Annotated[int, typer.Option(help="Boxes of each scale to read back and compare.", min=0)] = 0,
+    verify: Annotated[
+        int, typer.Option(help="Boxes of each scale, or shards of elements, to read back and compare.", min=0)
+    ] = 0,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:

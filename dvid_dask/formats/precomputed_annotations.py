@@ -15,7 +15,7 @@ Source: https://github.com/google/neuroglancer/blob/master/src/datasource/precom
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,8 +23,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Property", "encode_many", "encode_one", "property_id"]
+__all__ = ["Property", "encode_each", "encode_many", "encode_one", "property_id"]
 
+_ALONE, _RELATED = bytes(4), (1).to_bytes(4, "little")
 _NAME = re.compile(r"[a-z][a-zA-Z0-9_]*")
 
 
@@ -123,3 +124,31 @@ def encode_one(
         ids = np.asarray(objects, "<u8").reshape(-1)
         parts += [len(ids).to_bytes(4, "little"), ids.tobytes()]
     return b"".join(parts)
+
+
+def encode_each(
+    coordinates: ArrayLike, properties: Sequence[tuple[Property, ArrayLike]], relations: Sequence[ArrayLike]
+) -> Iterator[bytes]:
+    """Many annotations, each by itself, of which each is related to one object at most.
+
+    Parameters
+    ----------
+    coordinates, properties
+        As for `encode_many`.
+    relations
+        For each relationship the object's id of each annotation, 0 for none: uint64 (n,).
+
+    Examples
+    --------
+    >>> one, other = encode_each([[1, 2, 3], [4, 5, 6]], [], [[7, 0]])
+    >>> one == encode_one([1, 2, 3], [], [[7]]), other == encode_one([4, 5, 6], [], [[]])
+    (True, True)
+    """
+    held = _records(coordinates, properties)
+    data, size = held.tobytes(), held.dtype.itemsize
+    columns = [np.asarray(objects, "<u8").reshape(-1) for objects in relations]
+    for i in range(len(held)):
+        parts = [data[i * size : (i + 1) * size]]
+        for column in columns:
+            parts.append(_RELATED + column[i].tobytes() if column[i] else _ALONE)
+        yield b"".join(parts)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.labelmap.blocks import Layout
     from dvid_dask.versions import Version
 
-__all__ = ["changed_blocks", "changed_labels", "check_since"]
+__all__ = ["changed_blocks", "changed_labels", "check_since", "differing_keys"]
 
 _BATCH = 256  # blocks in memory, twice
 
@@ -65,14 +65,15 @@ def changed_labels(instance: BodyVolume, old: Space, new: Space, *, supervoxels:
     ids: NDArray[np.uint64] = np.unique(np.concatenate(found))
     if not supervoxels:
         bodies = [Mapping(old).bodies(ids), Mapping(new).bodies(ids)]
-        bodies += [np.array([keys.body_of(key)], np.uint64) for key in _differing(instance, old, new, keys.BODY)]
+        bodies += [np.array([keys.body_of(key)], np.uint64) for key in differing_keys(instance, old, new, keys.BODY)]
         bodies += _in_mapping(instance, old, new)
         ids = np.unique(np.concatenate(bodies))
     there: NDArray[np.uint64] = ids[ids != 0]
     return there
 
 
-def _differing(instance: Datatype, old: Space, new: Space, prefix: bytes) -> Iterator[bytes]:
+def differing_keys(instance: Datatype, old: Space, new: Space, prefix: bytes) -> Iterator[bytes]:
+    """Keys of an instance with a prefix that differ between two states of it, found by what their trees don't share."""
     low = new.prefix + prefix
     store = instance.version.datastore.store
     return (change.key[len(new.prefix) :] for change in store.diff(old.view, new.view, low, prefix_end(low)))
@@ -81,7 +82,7 @@ def _differing(instance: Datatype, old: Space, new: Space, prefix: bytes) -> Ite
 def _in_voxels(instance: BodyVolume, old: Space, new: Space) -> Iterator[NDArray[np.uint64]]:
     """Supervoxels at the voxels that differ, block by block."""
     layout = instance.layout
-    differing = _differing(instance, old, new, keys.scale_prefix(0))
+    differing = differing_keys(instance, old, new, keys.scale_prefix(0))
     while some := list(itertools.islice(differing, _BATCH)):
         pairs = list(zip(old.get_many(some), new.get_many(some), strict=True))
         yield from parallel(lambda pair: _compare(layout, *pair), pairs)
@@ -107,7 +108,7 @@ def _in_mapping(instance: BodyVolume, old: Space, new: Space) -> list[NDArray[np
 
 def _moved(instance: BodyVolume, old: Space, new: Space) -> Iterator[tuple[NDArray[np.uint64], ...]]:
     """Supervoxels that the mapping gives another body, with that before and that after."""
-    for key in _differing(instance, old, new, keys.MAPPING):
+    for key in differing_keys(instance, old, new, keys.MAPPING):
         page = keys.mapping_page_of(key)
         first = np.uint64(page) << np.uint64(keys.MAPPING_BITS)
         ids = first + np.arange(1 << keys.MAPPING_BITS, dtype=np.uint64)
@@ -150,7 +151,7 @@ def changed_blocks(
     moved = np.empty((0, 3), np.int64) if supervoxels else _blocks_of_moved(instance, old, new)
     found = []
     for scale in scales:
-        held = list(_differing(instance, old, new, keys.scale_prefix(scale)))
+        held = list(differing_keys(instance, old, new, keys.scale_prefix(scale)))
         blocks = keys.blocks_of(held).astype(np.int64).reshape(-1, 3)
         found.append(np.unique(np.concatenate([blocks, moved >> scale]), axis=0))
     return found
@@ -159,7 +160,7 @@ def changed_blocks(
 def _stored_blocks(instance: ImageBlk, old: Space, new: Space, scale: int) -> NDArray[np.int64]:
     layout = instance.layout
     prefix = layout.block_prefix(scale)
-    parsed = (layout.parse_block_key(key) for key in _differing(instance, old, new, prefix))
+    parsed = (layout.parse_block_key(key) for key in differing_keys(instance, old, new, prefix))
     return np.array([p[1] for p in parsed if p is not None], np.int64).reshape(-1, 3)
 
 

@@ -13,10 +13,10 @@ What is stored in the same form is passed on as it is: the chunks of an image's 
 of a precomputed segmentation are label blocks transcoded without being expanded.
 """
 
-from .annotations import AnnotationsView
+from .annotations import AnnotationsPlan, AnnotationsView
 from .precomputed import PrecomputedView
 from .store import ViewStore
 from .volume import Level, Volume
 from .zarr import ZarrView
 
-__all__ = ["AnnotationsView", "Level", "PrecomputedView", "ViewStore", "Volume", "ZarrView"]
+__all__ = ["AnnotationsPlan", "AnnotationsView", "Level", "PrecomputedView", "ViewStore", "Volume", "ZarrView"]

@@ -37,16 +37,18 @@ from dvid_dask.datatypes.annotation.kinds import KINDS, RELATION_NUMBER
 from dvid_dask.datatypes.annotation.lists import Lists
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.errors import BadRequest
-from dvid_dask.formats.precomputed_annotations import Property, encode_many, encode_one, property_id
+from dvid_dask.formats.precomputed_annotations import Property, encode_each, encode_many, encode_one, property_id
 
 from .volume import NANOMETRES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from dvid_dask.datatypes.base import Datatype
 
-__all__ = ["AnnotationsView"]
+__all__ = ["AnnotationsPlan", "AnnotationsView"]
 
 #: Elements of a box of space, about, beyond which there is a finer level.
 LIMIT = 5000
@@ -72,6 +74,38 @@ class _Level(NamedTuple):
     elements: int
 
 
+class AnnotationsPlan(msgspec.Struct, frozen=True):
+    """What decides which boxes there are and what an id means: the same plan for several states makes them alike.
+
+    Attributes
+    ----------
+    block
+        Voxels of a block of elements, z, y, x.
+    first, extent
+        Its first block, and how many there are along each axis.
+    bias
+        Position whose id is 0.
+    levels
+        Boxes of each level.
+    numbers
+        Names of the properties of elements that are shown as numbers, and what they are called.
+    """
+
+    block: tuple[int, int, int]
+    first: tuple[int, int, int]
+    extent: tuple[int, int, int]
+    bias: tuple[int, int, int]
+    levels: list[_Level]
+    numbers: dict[str, str]
+
+    def covers(self, other: AnnotationsPlan) -> bool:
+        """Whether all elements that another plan was made for have a place in this one, with the same properties."""
+        low, high = (np.array(self.first), np.array(self.first) + self.extent)
+        first, stop = np.array(other.first), np.array(other.first) + other.extent
+        inside = bool((first >= low).all() and (stop <= high).all())
+        return inside and (self.block, self.numbers) == (other.block, other.numbers)
+
+
 class AnnotationsView:
     """What lies at each path; see the module.
 
@@ -79,6 +113,8 @@ class AnnotationsView:
     ----------
     instance : Annotation
         At a version; one state of it is read.
+    plan : AnnotationsPlan, optional
+        Of another state, whose boxes and ids are to be kept; it must cover this one's.
 
     Examples
     --------
@@ -94,7 +130,7 @@ class AnnotationsView:
     36
     """
 
-    def __init__(self, instance: Datatype) -> None:
+    def __init__(self, instance: Datatype, plan: AnnotationsPlan | None = None) -> None:
         if not isinstance(instance, Annotation):
             raise BadRequest(f"{instance.name!r} is a {instance.typename}: it has no elements")
         self.instance = instance
@@ -103,11 +139,27 @@ class AnnotationsView:
         self.block = np.array(instance.block_shape, np.int64)
         self.source = instance.source
         self._source_space = None if self.source is None else self.source.view()
+        if plan is not None:
+            self._first, self._extent = np.array(plan.first, np.int64), np.array(plan.extent, np.int64)
+            self._bias, self._levels = np.array(plan.bias, np.int64), plan.levels
+            self._numbers = {name: Property(made, "float32") for name, made in plan.numbers.items()}
+
+    @property
+    def plan(self) -> AnnotationsPlan:
+        """What decides which boxes and ids there are."""
+        return AnnotationsPlan(
+            block=_point(self.block),
+            first=_point(self._first),
+            extent=_point(self._extent),
+            bias=_point(self._bias),
+            levels=self._levels,
+            numbers={name: number.id for name, number in self._numbers.items()},
+        )
 
     # ------------------------------------------------------------------ where elements are
 
     @functools.cached_property
-    def _blocks(self) -> NDArray[np.int32]:
+    def blocks(self) -> NDArray[np.int32]:
         """Blocks that have elements, in the order of z, y, x."""
         parts = [np.empty((0, 3), np.int32)]
         found = iter(self.space.keys(element_keys.BLOCK))
@@ -117,19 +169,19 @@ class AnnotationsView:
 
     @functools.cached_property
     def _sample(self) -> Elements:
-        blocks = self._blocks
+        blocks = self.blocks
         chosen = blocks[np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLE, len(blocks))).astype(int))]
         return in_blocks(self.space, chosen)[0]
 
     @functools.cached_property
     def _first(self) -> NDArray[np.int64]:
         """The first block."""
-        return self._blocks.min(axis=0).astype(np.int64) if len(self._blocks) else np.zeros(3, np.int64)
+        return self.blocks.min(axis=0).astype(np.int64) if len(self.blocks) else np.zeros(3, np.int64)
 
     @functools.cached_property
     def _extent(self) -> NDArray[np.int64]:
         """Blocks from the first to the last."""
-        return self._blocks.max(axis=0) - self._first + 1 if len(self._blocks) else np.ones(3, np.int64)
+        return self.blocks.max(axis=0) - self._first + 1 if len(self.blocks) else np.ones(3, np.int64)
 
     @functools.cached_property
     def _bias(self) -> NDArray[np.int64]:
@@ -141,9 +193,14 @@ class AnnotationsView:
         return low
 
     @functools.cached_property
+    def per_block(self) -> float:
+        """Elements of a block that has any, about."""
+        return max(1.0, len(self._sample) / max(1, min(SAMPLE, len(self.blocks))))
+
+    @functools.cached_property
     def _levels(self) -> list[_Level]:
-        blocks, extent = self._blocks - self._first, self._extent
-        per_block = max(1.0, len(self._sample) / max(1, min(SAMPLE, len(blocks))))
+        blocks, extent = self.blocks - self._first, self._extent
+        per_block = self.per_block
         side = 1 << math.ceil(math.log2(int(extent.max())))
         levels = []
         while True:
@@ -185,7 +242,8 @@ class AnnotationsView:
         numbers = [(p, table[held.prop.number, at]) for at, (_, p) in enumerate(chosen)]
         return [*numbers, (_KIND, held.kind)]
 
-    def _ids(self, zyx: NDArray[np.int32]) -> NDArray[np.uint64]:
+    def ids(self, zyx: NDArray[np.int32]) -> NDArray[np.uint64]:
+        """Ids of elements by their places (n, 3; z, y, x)."""
         at = (zyx.astype(np.int64) - self._bias).astype(np.uint64)
         bits = np.uint64(_BITS)
         ids: NDArray[np.uint64] = at[:, 0] << (bits + bits) | at[:, 1] << bits | at[:, 2]
@@ -195,7 +253,8 @@ class AnnotationsView:
         mask = (1 << _BITS) - 1
         return np.array([number >> 2 * _BITS, number >> _BITS & mask, number & mask], np.int64) + self._bias
 
-    def _bodies(self, zyx: NDArray[np.int32]) -> NDArray[np.uint64]:
+    def bodies(self, zyx: NDArray[np.int32]) -> NDArray[np.uint64]:
+        """The body at each place (n, 3; z, y, x); 0 for none, and where no segmentation is followed."""
         if self.source is None or self._source_space is None:
             return np.zeros(len(zyx), np.uint64)
         return self.source.labels_in(self._source_space, zyx)[0]
@@ -211,7 +270,7 @@ class AnnotationsView:
         found = _SPATIAL.fullmatch(path)
         if found:
             number, x, y, z = (int(part) for part in found.groups())
-            data = self._box(number, (z, y, x), lines)
+            data = self.box(number, (z, y, x), lines=lines)
         else:
             found = _NUMBERED.fullmatch(path)
             wanted = 0 if found is None else int(found[2])
@@ -269,14 +328,21 @@ class AnnotationsView:
 
     # ------------------------------------------------------------------ content
 
-    def _box(self, number: int, cell: tuple[int, int, int], lines: bool) -> bytes | None:
+    def cells(self, number: int, blocks: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The boxes of a level in which blocks (n, 3; z, y, x) lie, each once."""
+        side = np.array(self._levels[number].side)
+        cells: NDArray[np.int64] = np.unique((blocks.astype(np.int64) - self._first) // side, axis=0)
+        return cells
+
+    def box(self, number: int, cell: Sequence[int], *, lines: bool = False) -> bytes | None:
+        """The elements of a box of a level (z, y, x); None where the level has no such box."""
         if number >= len(self._levels):
             return None
         level = self._levels[number]
         if any(at >= n for at, n in zip(cell, level.grid, strict=True)):
             return None
         low = self._first + np.array(cell, np.int64) * level.side
-        blocks = self._blocks
+        blocks = self.blocks
         # sorted by z: of a box only those are looked at
         a, b = np.searchsorted(blocks[:, 0], [low[0], low[0] + level.side[0]])
         part = blocks[a:b]
@@ -304,7 +370,7 @@ class AnnotationsView:
             held, ends = held[there], ends[there]
         xyz = held.zyx[:, ::-1] + np.float32(0.5)
         coordinates = np.concatenate([ends[:, ::-1] + np.float32(0.5), xyz], axis=1) if lines else xyz
-        return encode_many(coordinates, self._properties(held), self._ids(held.zyx))
+        return encode_many(coordinates, self._properties(held), self.ids(held.zyx))
 
     @staticmethod
     def _presynaptic(held: Elements) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -315,6 +381,15 @@ class AnnotationsView:
         ends[owners], there[owners] = held.rel_to[chosen][first], True
         return ends, there
 
+    def of_body(self, body: int) -> bytes | None:
+        """The elements of a body; None where no segmentation is followed."""
+        return self._related("body", body, False)
+
+    def each(self, held: Elements) -> Iterator[bytes]:
+        """Each of some elements by itself, with the body that it is in."""
+        bodies = [self.bodies(held.zyx)] if self._relations(False) else []
+        return encode_each(held.zyx[:, ::-1] + np.float32(0.5), self._properties(held), bodies)
+
     def _one(self, number: int, lines: bool) -> bytes | None:
         at = self._position(number)
         if (np.abs(at) >= 2**31).any():
@@ -322,12 +397,12 @@ class AnnotationsView:
         held = self._at(at.reshape(1, 3).astype(np.int32))
         if not len(held):
             return None
-        coordinates, relations = held.zyx, [self._bodies(held.zyx)]
+        coordinates, relations = held.zyx, [self.bodies(held.zyx)]
         if lines:
             ends, there = self._presynaptic(held)
             if not there[0]:
                 return None
-            coordinates, relations = np.concatenate([ends, held.zyx]), [self._bodies(ends), relations[0]]
+            coordinates, relations = np.concatenate([ends, held.zyx]), [self.bodies(ends), relations[0]]
         return encode_one(
             coordinates[:, ::-1] + np.float32(0.5),
             self._properties(held),
@@ -351,8 +426,13 @@ class AnnotationsView:
             to = held.rel_to[held.rel_kind == _PRE_SYN_TO]
             held = self._at(np.unique(to, axis=0)) if len(to) else Elements.none()
             ends, there = self._presynaptic(held)
-            held = held[there & (self._bodies(ends) == np.uint64(body))]
+            held = held[there & (self.bodies(ends) == np.uint64(body))]
         return self._many(held, lines)
+
+
+def _point(values: NDArray[np.int64]) -> tuple[int, int, int]:
+    z, y, x = (int(v) for v in values)
+    return z, y, x
 
 
 def _float(value: Any) -> float:

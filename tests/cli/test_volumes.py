@@ -103,7 +103,7 @@ def test_publish_and_go_on(cli, labels, store, tmp_path):
     first = repo["master"]
     first.commit()
     arguments = (tmp_path / "out", "--format", "precomputed", "--verify", "2")
-    assert "boxes compared" in cli("publish", store, first.uuid, "seg", *arguments).out
+    assert "parts compared" in cli("publish", store, first.uuid, "seg", *arguments).out
     child = first.newversion()
     child["seg"].merge(*(int(n) if i == 0 else [int(n)] for i, n in enumerate(np.unique(volume[volume > 0])[:2])))
     child.commit()

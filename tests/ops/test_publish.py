@@ -20,7 +20,7 @@ from dvid_dask.errors import BadRequest, Conflict
 from tests.ops.conftest import neurites
 from tests.ops.test_ingest import labelmap
 
-publish_module = importlib.import_module("dvid_dask.ops.publish")
+publish_module, publishing = (importlib.import_module(f"dvid_dask.ops.{n}") for n in ("publish", "publishing"))
 levels_module, precomputed_module = (importlib.import_module(f"dvid_dask.ops.{n}") for n in ("levels", "precomputed"))
 
 OFFSET = (-16, 0, 64)
@@ -336,7 +336,7 @@ with dask.config.set(scheduler="synchronous"):
     ],
 )
 def test_killed_and_started_again(seg, tmp_path, monkeypatch, in_place, phase, count):
-    monkeypatch.setattr(publish_module, "_BATCH", 4)
+    monkeypatch.setattr(publishing, "_BATCH", 4)
     format = "ome-zarr" if phase == "scale0" else "precomputed"
     seg.version.commit()
     where = tmp_path / "published"
