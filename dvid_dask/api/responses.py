@@ -94,7 +94,7 @@ def not_found() -> Response:
 
 
 def stream(
-    chunks: Iterable[bytes],
+    chunks: Iterable[bytes | memoryview],
     media_type: str = "application/octet-stream",
     *,
     status: int = 200,
@@ -121,7 +121,7 @@ class Stream(Response):
 
     def __init__(
         self,
-        chunks: Iterable[bytes],
+        chunks: Iterable[bytes | memoryview],
         media_type: str,
         *,
         status: int = 200,
@@ -131,17 +131,17 @@ class Stream(Response):
         if not any(name.lower() == "content-length" for name in headers or ()):
             # the length is unknown, not 0
             self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
-        self.chunks: Iterator[bytes] = iter(chunks)
-        self.first = b""
+        self.chunks: Iterator[bytes | memoryview] = iter(chunks)
+        self.first: bytes | memoryview = b""
         self.at_end: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Pull the first piece, so that an error there still gets a status."""
         self.first = self.pull()
 
-    def pull(self) -> bytes:
+    def pull(self) -> bytes | memoryview:
         """The next piece of about ``PIECE`` bytes; empty at the end. Waits for more than one chunk at most 50 ms."""
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         size, deadline = 0, time.monotonic() + 0.05
         for chunk in self.chunks:
             if not chunk:

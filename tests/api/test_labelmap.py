@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dvid_dask
-from dvid_dask.formats import dvid_pb2
+from dvid_dask.formats import compressed_segmentation, dvid_pb2
 from dvid_dask.formats.block_stream import block_to_payload, write_record
 from dvid_dask.formats.label_blocks import encode_block, solid_block
 from dvid_dask.formats.rles import encode_rles
@@ -60,6 +60,23 @@ def seg(client, repo):
     labels[:, :, 4:10], labels[:, :, 10:20] = 7, 9
     assert client.post(f"{path}/raw/0_1_2/32_16_16/0_0_0", content=labels.tobytes()).status_code == 200
     return path
+
+
+def test_single_blocks_as_compressed_segmentation(client, seg):
+    """They don't go by the way of their voxels, and hold the same."""
+    assert client.post(f"{seg}/merge", content=b"[7,9]").status_code == 200
+    for scale, at in ((0, "0_0_0"), (0, "16_0_0"), (0, "0_0_16"), (1, "0_0_0"), (1, "16_0_0")):
+        for more in ("", "&supervoxels=true"):
+            url = f"{seg}/raw/0_1_2/16_16_16/{at}?scale={scale}{more}"
+            voxels = np.frombuffer(client.get(url).content, np.uint64).reshape(16, 16, 16)
+            for compression in ("google", "googlegzip"):
+                answer = client.get(f"{url}&compression={compression}")
+                assert answer.status_code == 200
+                assert answer.headers.get("content-encoding") == ("gzip" if compression == "googlegzip" else None)
+                # the client has taken off the gzip
+                assert (compressed_segmentation.decode(answer.content, (16, 16, 16)) == voxels).all()
+    labels = np.frombuffer(client.get(f"{seg}/raw/0_1_2/16_16_16/0_0_0").content, np.uint64)
+    assert set(labels.tolist()) == {0, 7}
 
 
 def state(client, path):

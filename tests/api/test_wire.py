@@ -50,7 +50,7 @@ def served(app, lane=None, loop="auto"):
 
 
 def connect(port):
-    return socket.create_connection(("127.0.0.1", port), timeout=30)
+    return socket.create_connection(("127.0.0.1", port), timeout=600)
 
 
 def post(path, body, *more, method="POST"):

@@ -80,6 +80,10 @@ def test_images(repo, typename, offset):
     np.testing.assert_array_equal(np.moveaxis(stored, 0, -1) if tail else stored, read)
     if typename == "uint8blk":
         assert array.fill_value == 7
+    # chunks are the blocks as they lie in the store
+    block = [v // 32 for v in offset]
+    chunk = f"s0/c/{'0/' * bool(tail)}" + "/".join(str(b - s // 32) for b, s in zip(block, start, strict=True))
+    assert view.get(chunk)[0] == image.layout.value(image.view(), 0, block)
     precomputed = PrecomputedView(image)
     memory = through_tensorstore(precomputed, "neuroglancer_precomputed")
     opened = ts.open({"driver": "neuroglancer_precomputed", "scale_index": 0}, kvstore=memory, open=True).result()

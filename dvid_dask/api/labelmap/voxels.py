@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -42,6 +43,8 @@ from .request import (
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+
+    from dvid_dask.datatypes.labelmap import LabelMap
 
 
 _Points: Any = list[list[int]] | None
@@ -101,22 +104,51 @@ def get_raw(call: Call) -> Response:
         raise BadRequest(f"compression {compression} needs sides that are multiples of 8, got {box.size}")
     if compression in ("lz4", "google", "googlegzip") and nbytes > MAX_LZ4:
         raise BadRequest(f"{nbytes} bytes can't be one {compression} piece of at most {MAX_LZ4}: ask for smaller boxes")
-    slabs = seg.read_slabs(offset, shape, scale, supervoxels=call.flag("supervoxels"), roi=roi)
+    supervoxels = call.flag("supervoxels")
+    if compression.startswith("google") and not roi and is_block(seg, offset, shape):
+        chunk = block_chunk(seg, offset, scale, supervoxels=supervoxels)
+        return google(chunk, compression)
     if compression in ("", "gzip") and nbytes > SMALL_READ:
+        slabs = seg.read_slabs(offset, shape, scale, supervoxels=supervoxels, roi=roi)
         pieces = (slab.data.cast("B") for slab in slabs)
         if compression:
             return stream(gzip_pieces(pieces))
         return stream(cast(Iterable[bytes], pieces), headers={"Content-Length": str(nbytes)})
-    labels = np.concatenate([slab.reshape(-1) for slab in slabs]).reshape(shape)
-    if compression == "google":
-        return octets(compressed_segmentation.encode(labels))
-    if compression == "googlegzip":
-        packed = gzip_compress(compressed_segmentation.encode(labels), 1)
-        return octets(packed, headers={"Content-encoding": "gzip"})
+    labels = seg.read(offset, shape, scale, supervoxels=supervoxels, roi=roi)
+    if compression.startswith("google"):
+        return google(compressed_segmentation.encode(labels), compression)
     dense = labels.data.cast("B")
     if compression == "lz4":
         return octets(lz4_compress(dense))
     return octets(gzip_compress(dense, 1) if compression else dense)
+
+
+def google(chunk: bytes, compression: str) -> Response:
+    """Compressed segmentation, as it is or gzipped."""
+    if compression == "google":
+        return octets(chunk)
+    return octets(gzip_compress(chunk, 1), headers={"Content-encoding": "gzip"})
+
+
+def is_block(seg: LabelMap, offset: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a box is one of the blocks that are stored, as viewers ask for them."""
+    return tuple(shape) == seg.block_shape and not any(o % n for o, n in zip(offset, shape, strict=True))
+
+
+def block_chunk(seg: LabelMap, offset: Sequence[int], scale: int, *, supervoxels: bool) -> bytes:
+    """One stored block as compressed segmentation, without a detour by its voxels."""
+    block = [o // n for o, n in zip(offset, seg.block_shape, strict=True)]
+    for _, held, table in seg.specific_blocks([block], scale, supervoxels=supervoxels):
+        chunk = compressed_segmentation.from_label_block(held, table)
+        if chunk is not None:
+            return chunk
+    return _nothing(seg.block_shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _nothing(shape: tuple[int, int, int]) -> bytes:
+    """A chunk of zeros."""
+    return compressed_segmentation.encode(np.zeros(shape, np.uint64))
 
 
 def slice_image(call: Call, box: Box) -> Response:

@@ -146,8 +146,8 @@ class Layout(msgspec.Struct, frozen=True):
 
     def voxels(self, space: Space | TxSpace, scale: int, *, cached: bool = False) -> Voxels | None:
         """A scale to be read in voxel coordinates; None where the scale isn't there. `cached` as for `open`."""
-        array = self.open(space, scale, cached=cached)
-        return None if array is None else _StoredVoxels(array)
+        metadata = self.metadata(space, scale)
+        return None if metadata is None else _StoredVoxels(self, space, scale, metadata, cached)
 
     def _plain(self) -> Layout:
         """The layout by which things are cached."""
@@ -368,20 +368,55 @@ class Pending(Protocol):
 
 
 class _StoredVoxels:
-    def __init__(self, array: Any) -> None:
-        self._array = array
+    """A scale of stored blocks. tensorstore reads it, but for single blocks: those take less than to open an array."""
+
+    def __init__(self, layout: Layout, space: Space | TxSpace, scale: int, metadata: bytes, cached: bool) -> None:
+        self._layout, self._space, self._scale, self._cached = layout, space, scale, cached
+        self._singly = not cached and not layout.jpeg and codec_name(metadata) == "zstd"
+
+    @functools.cached_property
+    def _array(self) -> Any:
+        return self._layout.open(self._space, self._scale, cached=self._cached)
 
     def read(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         out: NDArray[Any] = self.start(offset, shape).result()
         return out
 
     def start(self, offset: Sequence[int], shape: Sequence[int]) -> Any:
+        block = self._layout.block
+        if self._singly and tuple(shape) == block and not any(a % n for a, n in zip(offset, block, strict=True)):
+            return _Read(self._one([a // n for a, n in zip(offset, block, strict=True)]))
         box = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
         return self._array[box].read(order="C")
+
+    def _one(self, block: Sequence[int]) -> NDArray[Any]:
+        layout = self._layout
+        shape = (*layout.block, *layout.tail)
+        value = layout.value(self._space, self._scale, block)
+        if value is None:
+            return np.zeros(shape, layout.numpy_dtype)
+        out = np.empty(shape, layout.numpy_dtype)
+        try:
+            got = len(imagecodecs.zstd_decode(value, out=out.data.cast("B")))
+        except imagecodecs.ZstdError as error:
+            raise ValueError(f"the stored block at {tuple(block)} (z, y, x) is damaged: {error}") from None
+        if got != layout.block_bytes:
+            raise ValueError(f"the stored block at {tuple(block)} (z, y, x) holds {got} of {layout.block_bytes} bytes")
+        return out
 
     def at(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
         out: NDArray[Any] = self._array.vindex[z, y, x].read().result()
         return out
+
+
+class _Read:
+    """A box that was read."""
+
+    def __init__(self, voxels: NDArray[Any]) -> None:
+        self._voxels = voxels
+
+    def result(self) -> NDArray[Any]:
+        return self._voxels
 
 
 def _inside(block: tuple[int, int, int], start: Sequence[int], stop: Sequence[int]) -> bool:

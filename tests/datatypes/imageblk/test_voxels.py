@@ -14,6 +14,7 @@ import dvid_dask
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.imageblk import BlocksWritten, ImageBlk
 from dvid_dask.errors import BadRequest, LockedVersion
+from dvid_dask.formats.compression import zstd_compress
 
 from .conftest import HIGH, LOW, TYPES, noise, state
 
@@ -34,6 +35,33 @@ def test_each_type_keeps_every_byte_on_both_sides_of_the_origin(repo, typename):
     expected[8:, 6:, 2:] = voxels[:42, :6, :18]
     assert box.dtype == image.dtype
     assert box.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("typename", TYPES)
+def test_single_blocks_are_the_same_as_in_a_box(repo, typename):
+    image = repo.new_instance(typename, "image", {"blocksize": "16,8,4"})
+    tail = (4,) if typename == "rgba8blk" else ()
+    voxels = noise((8, 16, 32, *tail), image.dtype)
+    image.write(voxels, (-4, 8, -16))
+    box = image.read_box((-8, 0, -32), (16, 32, 64))
+    for z, y, x in np.ndindex(4, 4, 4):
+        at = (4 * z - 8, 8 * y, 16 * x - 32)
+        one = image.read_box(at, (4, 8, 16))
+        assert one.tobytes() == box[4 * z :, 8 * y :, 16 * x :][:4, :8, :16].tobytes()
+        (slab,) = image.read_slabs(at, (4, 8, 16))
+        assert slab.tobytes() == one.tobytes()
+        one[:] = 0  # ours to write to
+    assert box[4:12, 8:24, 16:48].tobytes() == voxels.tobytes()
+
+
+@pytest.mark.parametrize("damage", [lambda v: v[:-3], lambda v: b"nonsense", lambda v: zstd_compress(bytes(16**3 + 1))])
+def test_a_damaged_block_is_an_error(gray, damage):
+    gray.write(noise((16, 16, 16)), (0, 0, 0))
+    key = gray.layout.block_key(0, (0, 0, 0))
+    value = damage(gray.layout.value(gray.view(), 0, (0, 0, 0)))
+    gray.mutate(lambda m, space: space.put(key, value))
+    with pytest.raises(ValueError, match="the stored block at"):
+        gray.read_box((0, 0, 0), (16, 16, 16))
 
 
 def test_slabs_make_up_the_box_whatever_their_thickness(gray):
