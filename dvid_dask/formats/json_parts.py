@@ -6,6 +6,7 @@ them. RFC 8259.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from .errors import FormatError
 __all__ = ["JsonParts", "split"]
 
 _SPACE = b" \t\n\r"
+_NEAR = 64  # bytes among which one that is no space mostly is
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,30 @@ class JsonParts:
     _data: memoryview
     _edges: list[int]
 
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list; else it is an object."""
+        return self._data[self._edges[0]] == ord("[")
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest part."""
+        return max(b - a + 1 for a, b in itertools.pairwise(self._edges))
+
     def __iter__(self) -> Iterator[bytes]:
         """Each part as a list or object of its own; all of it where there is only one."""
-        first, last = bytes(self._data[self._edges[0] : self._edges[0] + 1]), self._edges[-1]
-        close = bytes(self._data[last : last + 1])
-        for a, b in zip(self._edges, self._edges[1:], strict=False):
-            inside = bytes(self._data[a + 1 : b])
-            if not inside.strip(_SPACE) and len(self._edges) > 2:
-                inside = b","  # nothing between two commas: no JSON
-            yield first + inside + close
+        data = self._data
+        first, close = (bytes(data[at : at + 1]) for at in (self._edges[0], self._edges[-1]))
+        for a, b in itertools.pairwise(self._edges):
+            if len(self._edges) > 2 and not self._filled(a + 1, b):
+                yield first + b"," + close  # nothing between two commas: no JSON
+            else:
+                yield b"".join((first, data[a + 1 : b], close))
+
+    def _filled(self, start: int, stop: int) -> bool:
+        """Whether there is anything but space."""
+        near = min(stop, start + _NEAR)
+        return bool(bytes(self._data[start:near]).strip(_SPACE) or bytes(self._data[near:stop]).strip(_SPACE))
 
 
 def split(data: Buffer, every: int) -> JsonParts:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from dvid_dask.datatypes.annotation import reload, state
+from dvid_dask.datatypes.annotation import parsing, reload, staged, state
 from dvid_dask.errors import Conflict
 from tests.datatypes.annotation.model import Model, check, element, freeze
 
@@ -89,6 +89,9 @@ BAD = [
     b'[{"Tags":["\xff"]}]',
     b"[" * 100_000,
     b'{"a":' * 10_000,
+    b'[{"Pos":[1,2,3],"Tags":["a"%b]}]' % (b',"a"' * 600_000),
+    b'[{"Pos":[1,2,3]},,{"Pos":[1,2,4]}]',
+    b'[{"Pos":[1,2,3]},]',
 ]
 
 
@@ -118,12 +121,46 @@ def test_bad_elements_change_nothing(client, synapses, body):
         b'{"0,0,0":[{"Pos":[17,0,0]}]}',
         b'{"0,0,0":[{"Pos":[1,0,0]},{"Pos":[1,0,0]}]}',
         b'{"0,0,0":3}',
+        b'{"0,0,0":[],"0,0,0":[]}',
+        b'{"0,0,0":[],}',
     ],
 )
 def test_bad_blocks_change_nothing(client, synapses, body):
     before = everything(client, synapses)
     assert client.post(f"{synapses}/blocks", content=body).status_code == 400
     assert everything(client, synapses) == before
+
+
+@pytest.mark.parametrize("body", [*BAD, b'[{"Pos":[1,2,2147483648]}]'], ids=range(len(BAD) + 1))
+@pytest.mark.parametrize("at", [0, 7])
+def test_one_bad_element_among_many_changes_nothing(client, synapses, monkeypatch, body, at):
+    """They are taken in parts, on a branch that is dropped."""
+    monkeypatch.setattr(staged, "STAGED", 3)
+    monkeypatch.setattr(staged, "_PART", 2)
+    monkeypatch.setattr(parsing, "_PART", 2)
+    inside = body.strip()[1:-1]
+    if not body.startswith(b"[{") or not body.endswith(b"}]"):
+        return
+    good = [b'{"Pos":[%d,1,1]}' % n for n in range(8)]
+    before = everything(client, synapses)
+    data = b"[" + b",".join([*good[:at], inside, *good[at:]]) + b"]"
+    assert client.post(f"{synapses}/elements", content=data).status_code == 400
+    assert everything(client, synapses) == before
+    assert client.post(f"{synapses}/elements", content=b"[" + b",".join(good) + b"]").status_code == 200
+    assert len(client.get(f"{synapses}/elements/8_1_1/0_1_1").json()) == 8
+
+
+@pytest.mark.parametrize("what", ["blocks", "labels"])
+def test_a_request_names_only_so_many(client, synapses, monkeypatch, what):
+    monkeypatch.setattr(parsing, "MAX_NAMES", 3)
+    name, nothing = ("%d,0,0", []) if what == "blocks" else ("%d", "[]")
+    before = everything(client, synapses)
+    many = json.dumps({name % n: nothing for n in range(1, 5)})
+    refused = client.post(f"{synapses}/{what}", content=many)
+    assert refused.status_code == 400
+    assert "at most 3" in refused.text
+    assert everything(client, synapses) == before
+    assert client.post(f"{synapses}/{what}", content=json.dumps({name % 90: nothing})).status_code == 200
 
 
 def test_posted_blocks_are_filed_at_once(client, synapses):

@@ -107,7 +107,7 @@ def parse_parts(data: bytes | memoryview, *, blank_tags: bool = False) -> tuple[
         if len(data) < _NULL and bytes(data).strip() == b"null":
             return 0, iter(())
         parts = split(data, _PART)
-        if not next(iter(parts)).startswith(b"["):
+        if not parts.is_list:
             raise FormatError("expected a list")
     except FormatError as error:
         raise BadRequest(f"the body is no JSON list of elements: {error}") from None
@@ -122,11 +122,13 @@ def _small_enough(part: bytes, first: int, items: int) -> Iterator[tuple[int, by
     """A part of so many items in parts that are decoded at once, and the place of the first item of each."""
     if len(part) <= MAX_ELEMENT:
         yield first, part
-    elif items == 1:
-        raise BadRequest(f"element {first} of the list has {len(part):,} bytes: at most {MAX_ELEMENT:,}")
-    else:
-        for at, piece in enumerate(split(part, items // 8)):
-            yield from _small_enough(piece, first + at * (items // 8), items // 8)
+        return
+    every = max(1, items // 64)
+    pieces = split(part, every)
+    if every == 1 and pieces.longest > MAX_ELEMENT:
+        raise BadRequest(f"an element of the list has {pieces.longest:,} bytes: at most {MAX_ELEMENT:,}")
+    for at, piece in enumerate(pieces):
+        yield from _small_enough(piece, first + at * every, every)
 
 
 def _decoded(part: bytes, first: int) -> list[Element]:
@@ -270,7 +272,7 @@ def _pairs(data: bytes | memoryview, what: str) -> Iterator[tuple[list[str], byt
     """Names in a JSON object, some at a time, and the part of it that has them."""
     try:
         parts = split(data, _NAMES)
-        if not next(iter(parts)).startswith(b"{"):
+        if parts.is_list:
             raise FormatError("expected an object")
     except FormatError as error:
         raise BadRequest(f"the body is no JSON object of {what}: {error}") from None
