@@ -1,14 +1,16 @@
 """What it costs to read a volume through an instance that stands on it, beside reading the volume itself.
 
-    python benchmarks/adopt.py [--quick] [--folder FOLDER]
+    python benchmarks/adopt.py [--quick] [--folder FOLDER] [--only FORMAT]
 
-The demo's synthetic EM lies as zarr 3 (64^3 chunks, zstd), sharded precomputed (64^3, raw and gzip), N5 and HDF5 on
-disk. The same boxes are read in turn by tensorstore (h5py for HDF5), opened by hand with a cache of the same size, and
-by `read_box` of an adopted instance: whole chunks, boxes anywhere, slices. Each box is read once by each, so that what
-is compared is decoding and not caches; the order of both changes. Times are medians.
+The demo's synthetic EM lies as zarr 2 and 3 and OME-Zarr (64^3 chunks, zstd), N5, precomputed (64^3, sharded with gzip,
+and a JPEG file for each chunk) and HDF5 on disk. The same boxes are read in turn by tensorstore (h5py for HDF5), opened
+by hand with a cache of the same size, and by `read_box` of an adopted instance: whole chunks, boxes anywhere, slices.
+Each box is read once by each, so that what is compared is decoding and not caches; the order of both changes. Times are
+medians; ratios are those of the medians, and of the sums of CPU seconds of all threads, which other work on the machine
+disturbs less.
 
     unedited      nothing was written
-    edits away    200 blocks were written elsewhere, so each read has to look for edits
+    edits away    201 blocks were written elsewhere
 
 Then the same over HTTP from one connection: raw boxes, and chunks of the zarr view, of the adopted instance and of a
 copy that was ingested. Target: unedited at most 1.2.
@@ -17,6 +19,7 @@ copy that was ingested. Target: unedited at most 1.2.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import tempfile
@@ -36,6 +39,7 @@ import dvid_dask
 from dvid_dask import ops
 from dvid_dask.bases.readers import forget
 from dvid_dask.bases.remote import CACHE_BYTES
+from dvid_dask.formats import ome_zarr
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -58,6 +62,14 @@ def write_volumes(folder: Path, gray: np.ndarray) -> dict[str, tuple[str, Callab
         "codecs": [{"name": "zstd", "configuration": {"level": 1}}],
     }  # fmt: skip
     opened({**zarr3, "metadata": metadata}, create=True).write(gray).result()
+    zarr2 = {"driver": "zarr", "kvstore": kvstore("em.zarr2")}
+    metadata2 = {"shape": list(gray.shape), "chunks": chunk, "dtype": "|u1", "compressor": {"id": "zstd", "level": 1}}
+    opened({**zarr2, "metadata": metadata2}, create=True).write(gray).result()
+    ome = {"driver": "zarr3", "kvstore": kvstore("em.ome.zarr/s0")}
+    opened({**ome, "metadata": metadata}, create=True).write(gray).result()
+    held = ome_zarr.attributes("em", [(0, (0, 0, 0))], (8, 8, 8), ["nanometer"] * 3, labels=False)
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": held}}
+    (folder / "em.ome.zarr" / "zarr.json").write_text(json.dumps(group))
     n5 = {"driver": "n5", "kvstore": kvstore("em.n5")}
     metadata = {
         "dimensions": list(gray.shape[::-1]), "dataType": "uint8", "blockSize": chunk,
@@ -76,14 +88,21 @@ def write_volumes(folder: Path, gray: np.ndarray) -> dict[str, tuple[str, Callab
     multi = {"type": "image", "data_type": "uint8", "num_channels": 1}
     array = opened({**pre, "multiscale_metadata": multi, "scale_metadata": scale}, create=True)
     array[..., 0].write(gray.T).result()
+    files = {"driver": "neuroglancer_precomputed", "kvstore": kvstore("em.files")}
+    scale = {"size": scale["size"], "resolution": [8, 8, 8], "chunk_size": chunk, "encoding": "jpeg"}
+    array = opened({**files, "multiscale_metadata": multi, "scale_metadata": scale}, create=True)
+    array[..., 0].write(gray.T).result()
     with h5py.File(folder / "em.h5", "w") as file:
         file.create_dataset("gray", data=gray, chunks=tuple(chunk), compression="gzip", compression_opts=1)
     # HDF5 shares what it caches of a file among all who opened it
     shutil.copy(folder / "em.h5", folder / "other.h5")
     return {
+        "zarr 2": ("em.zarr2", lambda: opened(zarr2)),
         "zarr 3": ("em.zarr", lambda: opened(zarr3)),
+        "OME-Zarr": ("em.ome.zarr", lambda: opened(ome)),
         "N5": ("em.n5", lambda: opened(n5).T),
-        "precomputed": ("em", lambda: opened(pre)[..., 0].T),
+        "precomputed, sharded": ("em", lambda: opened(pre)[..., 0].T),
+        "precomputed, files": ("em.files", lambda: opened(files)[..., 0].T),
         "HDF5": ("em.h5", lambda: h5py.File(folder / "other.h5", "r", rdcc_nbytes=1 << 24, rdcc_nslots=10007)["gray"]),
     }
 
@@ -108,19 +127,22 @@ def read_by_hand(array: Any, box: Box) -> np.ndarray:
     return array[index] if isinstance(array, h5py.Dataset) else array[index].read(order="C").result()
 
 
-def paired(by_hand: Callable[[Box], Any], ours: Callable[[Box], Any], boxes: list[Box]) -> tuple[list[float], ...]:
-    spent: tuple[list[float], list[float]] = ([], [])
+def paired(by_hand: Callable[[Box], Any], ours: Callable[[Box], Any], boxes: list[Box]) -> tuple[Any, Any]:
+    """Seconds and CPU seconds (n, 2) of each box read in both ways."""
+    spent: tuple[list[Any], list[Any]] = ([], [])
     for i, box in enumerate(boxes):
         for which in (0, 1) if i % 2 else (1, 0):
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             (by_hand, ours)[which](box)
-            spent[which].append(time.perf_counter() - began)
-    return spent
+            spent[which].append((time.perf_counter() - began, time.process_time() - cpu))
+    return np.array(spent[0]), np.array(spent[1])
 
 
-def in_process(folder: Path, gray: np.ndarray, count: int) -> None:
+def in_process(folder: Path, gray: np.ndarray, count: int, only: str | None) -> None:
     volumes = write_volumes(folder, gray)
     for format, (name, open_it) in volumes.items():
+        if only not in (None, format):
+            continue
         rows = []
         for state in ("unedited", "edits away"):
             repo = dvid_dask.create(str(folder / f"store-{name}-{state}"), compact="never").new_repo()
@@ -142,11 +164,11 @@ def in_process(folder: Path, gray: np.ndarray, count: int) -> None:
                 )
                 if isinstance(array, h5py.Dataset):
                     array.file.close()
-                rows.append([
-                    state, kind, duration(statistics.median(first)), duration(statistics.median(second)),
-                    f"{statistics.median(second) / statistics.median(first):.2f}",
-                ])  # fmt: skip
-        table(f"Read through an image adopted of {format}", ["state", "boxes", "by hand", "adopted", "ratio"], rows)
+                hand, here = (statistics.median(part[:, 0]) for part in (first, second))
+                cpu = second[:, 1].sum() / first[:, 1].sum()
+                rows.append([state, kind, duration(hand), duration(here), f"{here / hand:.2f}", f"{cpu:.2f}"])
+        heads = ["state", "boxes", "by hand", "adopted", "ratio", "of CPU"]
+        table(f"Read through an image adopted of {format}", heads, rows)
 
 
 def over_http(folder: Path, gray: np.ndarray, count: int) -> None:
@@ -177,10 +199,8 @@ def over_http(folder: Path, gray: np.ndarray, count: int) -> None:
             for one in get.values():
                 one(wanted[0])
             first, second = paired(get["copy"], get["adopted"], wanted[1:])  # type: ignore[arg-type]
-            rows.append([
-                kind, duration(statistics.median(first)), duration(statistics.median(second)),
-                f"{statistics.median(second) / statistics.median(first):.2f}",
-            ])  # fmt: skip
+            copy_s, here = (statistics.median(part[:, 0]) for part in (first, second))
+            rows.append([kind, duration(copy_s), duration(here), f"{here / copy_s:.2f}"])
     table("GET, 64^3 blocks of zarr 3", ["", "of a copy", "adopted", "ratio"], rows)
 
 
@@ -188,13 +208,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small volume, few boxes")
     parser.add_argument("--folder", type=Path, help="where to write; by default a temporary one")
+    parser.add_argument("--only", help="one format, like 'HDF5'")
     options = parser.parse_args()
     machine()
     gray = gray_volume(options.quick)
     console.print(f"{gray.shape} voxels (z, y, x)")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         count = 40 if options.quick else 100
-        in_process(Path(folder), gray, count)
+        in_process(Path(folder), gray, count, options.only)
         over_http(Path(folder), gray, count)
 
 

@@ -42,15 +42,22 @@ class _Blocks(NamedTuple):
 
     around: Box
     codes: NDArray[np.int64]
+    layers: frozenset[int]
+
+    @classmethod
+    def _made(cls, around: Box, codes: NDArray[np.int64]) -> _Blocks:
+        _, ny, nx = around.shape
+        layers = np.unique(codes // max(1, ny * nx)) + around.start[0]
+        return cls(around, codes, frozenset(layers.tolist()))
 
     @classmethod
     def of(cls, blocks: NDArray[np.integer]) -> _Blocks | None:
         """Blocks (n, 3); None if the box around them has too many for numbers of 64 bits."""
         if not len(blocks):
-            return cls(Box((0, 0, 0), (0, 0, 0)), np.empty(0, np.int64))
+            return cls(Box((0, 0, 0), (0, 0, 0)), np.empty(0, np.int64), frozenset())
         around = Box.of(blocks.min(axis=0).tolist(), blocks.max(axis=0).tolist())
         around = Box.of(around.start, [v + 1 for v in around.stop])
-        return None if around.size >= 1 << 63 else cls(around, np.unique(_numbers(around, blocks)))
+        return None if around.size >= 1 << 63 else cls._made(around, np.unique(_numbers(around, blocks)))
 
     def changed(self, added: NDArray[np.integer], removed: NDArray[np.integer]) -> _Blocks | None:
         """The blocks after some became more and others fewer; None as for `of`."""
@@ -59,7 +66,8 @@ class _Blocks(NamedTuple):
         if len(gone):
             codes = np.setdiff1d(codes, _numbers(self.around, gone))
         if _within(added, self.around).all():
-            return _Blocks(self.around, np.union1d(codes, _numbers(self.around, added)) if len(added) else codes)
+            codes = np.union1d(codes, _numbers(self.around, added)) if len(added) else codes
+            return _Blocks._made(self.around, codes)
         return _Blocks.of(np.concatenate([self._unpacked(codes), added]))
 
     def inside(self, cells: Box) -> NDArray[np.int64]:
@@ -67,7 +75,8 @@ class _Blocks(NamedTuple):
         (az, ay, ax), (bz, by, bx) = self.around
         (z0, y0, x0), (z1, y1, x1) = cells
         z0, y0, x0, z1, y1, x1 = max(z0, az), max(y0, ay), max(x0, ax), min(z1, bz), min(y1, by), min(x1, bx)
-        if z0 >= z1 or y0 >= y1 or x0 >= x1:
+        # most boxes are not even in a layer where something was written
+        if z0 >= z1 or y0 >= y1 or x0 >= x1 or self.layers.isdisjoint(range(z0, z1)):
             return _NONE
         ny, nx = by - ay, bx - ax
         rows = np.arange(y0 - ay, y1 - ay)
