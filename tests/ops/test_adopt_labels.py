@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import dvid_dask
 from dvid_dask import ops
 from dvid_dask.bases.base import Base
+from dvid_dask.bases.readers import forget
 from dvid_dask.datatypes.labelmap import adopted
 from dvid_dask.errors import BadRequest, BrokenBase, Conflict, LockedVersion, NotSupported, Unavailable
 from dvid_dask.formats import ome_zarr, rles
@@ -486,6 +487,20 @@ def test_a_volume_that_is_another_by_now(repo, tmp_path):
     with pytest.raises(BrokenBase):
         adopt_labels(base, labelmap(repo, name="new"), progress=False)
     assert not repo["master"]["new"].read((0, 0, 0), (16, 16, 16)).any()
+
+
+def test_the_index_tells_of_voxels_that_were_changed_behind_its_back(repo, tmp_path):
+    volume = neurites((48, 48, 48))
+    where = save(tmp_path, volume, format="zarr3")
+    seg = labelmap(repo)
+    adopt(where, seg)
+    assert ops.check_index(seg, progress=False).ok
+    array = ts.open({"driver": "zarr3", "kvstore": f"file://{where}/"}).result()
+    array[:20, :20, :20].write(volume[20:40, 20:40, 20:40]).result()
+    forget()
+    report = ops.check_index(seg, progress=False)
+    assert not report.ok
+    assert report.problems
 
 
 def test_an_adoption_of_a_volume_that_comes_back_goes_on(repo, tmp_path, monkeypatch):
