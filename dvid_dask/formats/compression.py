@@ -19,13 +19,12 @@ import imagecodecs
 import numpy as np
 import zstandard
 
-from dvid_dask.formats._bytes import Buffer, as_uint8
+from dvid_dask.formats._bytes import Buffer
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
 __all__ = [
     "Checksum",
@@ -222,30 +221,17 @@ def zstd_decompress(data: Buffer, max_output: int) -> bytes:
     >>> zstd_decompress(zstd_compress(b"abc" * 100), 300) == b"abc" * 100
     True
     """
-    size = _zstd_content_size(as_uint8(data))
-    if size is not None and size > max_output:
+    try:
+        size = zstandard.frame_content_size(data)  # -1: its header doesn't say
+    except zstandard.ZstdError as e:
+        raise FormatError(f"zstd: not a frame, or its header is cut off: {e}") from None
+    if size > max_output:
         raise FormatError(f"zstd: expands to {size} bytes, more than {max_output}")
     try:
         # memory that isn't written is not taken, so a lying size costs address space only
         return _zstd.decompressor.decompress(data, max_output_size=max(1, max_output), allow_extra_data=False)
     except zstandard.ZstdError as e:
         raise FormatError(f"zstd: not {max_output} bytes or less of intact data: {e}") from None
-
-
-def _zstd_content_size(data: NDArray[np.uint8]) -> int | None:
-    """What the header of the first frame says (RFC 8878 3.1.1.1), None if it says nothing."""
-    if data.size < 6 or data[:4].tobytes() != b"\x28\xb5\x2f\xfd":
-        raise FormatError("zstd: not a frame")
-    descriptor = int(data[4])
-    single = descriptor & 0x20
-    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
-    width = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
-    if width == 0:
-        return None
-    field = data[at : at + width].tobytes()
-    if len(field) < width:
-        raise FormatError("zstd: the header is cut off")
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 # ------------------------------------------------------------------ DVID's value header

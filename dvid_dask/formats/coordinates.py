@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.formats._jit import kernel
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -166,11 +167,25 @@ def morton_encode(zyx: ArrayLike) -> NDArray[np.uint8]:
     >>> morton_encode([[0, 0, 0], [0, 1, -1]])[:, [0, 1, 10, 11]].tolist()
     [[224, 0, 0, 0], [196, 146, 146, 75]]
     """
-    high, low = morton_words(zyx)
-    out = np.empty((high.size, 12), np.uint8)
-    out[:, :4] = high.astype(">u4").view(np.uint8).reshape(-1, 4)
-    out[:, 4:] = low.astype(">u8").view(np.uint8).reshape(-1, 8)
+    c = _shifted(zyx)
+    out = np.empty((len(c), 12), np.uint8)
+    _write_morton(c, out)
     return out
+
+
+@kernel
+def _write_morton(shifted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """`morton_words`, byte by byte: eight levels of three bits are three bytes."""
+    for i in range(shifted.shape[0]):
+        for part in range(4):
+            word = 0
+            for bit in range(8):
+                level = 31 - 8 * part - bit
+                for axis in range(3):
+                    word = word << 1 | (shifted[i, axis] >> level) & 1
+            out[i, 3 * part] = np.uint8(word >> 16)
+            out[i, 3 * part + 1] = np.uint8(word >> 8 & 0xFF)
+            out[i, 3 * part + 2] = np.uint8(word & 0xFF)
 
 
 def morton_decode(keys: NDArray[np.uint8] | bytes) -> NDArray[np.int32]:

@@ -103,9 +103,10 @@ class Backend:
         #: Buckets of S3 have no compare-and-swap that tensorstore relies on: each generation gets a manifest of its
         #: own.
         self.numbered = self.scheme == "s3"
-        #: What this process knows of the format and the trees; theirs to fill.
+        #: What this process knows of the format, the trees and their nodes; theirs to fill.
         self.format: object = None
         self.trees: dict[str, object] = {}
+        self.points: object = None
         self.remote = self.scheme in ("s3", "gs")
         settings: dict[str, Any] = {"cache_pool": {"total_bytes_limit": cache_bytes}, "memory_key_value_store": {}}
         self.spec, extra = self._spec()

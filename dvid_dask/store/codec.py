@@ -38,6 +38,21 @@ class Leaf:
     inline: list[bytes | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A leaf for who looks up single keys: values are found where they are, not taken out."""
+
+    keys: list[bytes]
+    #: of each key: place in `data` of its value; or -1 - its number among those that lie in files
+    places: list[int]
+    lengths: list[int]
+    #: of each value that lies in a file: which of `paths`, and where in it
+    files: list[int]
+    offsets: list[int]
+    paths: list[str]
+    data: bytes
+
+
 def decode_node(data: bytes, prefix: bytes) -> Interior | Leaf:
     """Decode a node. Keys in a node lack the prefix that is said by its parents.
 
@@ -46,13 +61,30 @@ def decode_node(data: bytes, prefix: bytes) -> Interior | Leaf:
     ValueError
         The bytes are damaged, or no node.
     """
+    reader, height, files, count = _begin(data)
+    return _interior(reader, height, files, count, prefix) if height else _leaf(reader, files, count, prefix)
+
+
+def decode_values(data: bytes, prefix: bytes) -> Interior | Values:
+    """As `decode_node`, for who looks up single keys.
+
+    Raises
+    ------
+    ValueError
+        The bytes are damaged, or no node.
+    """
+    reader, height, files, count = _begin(data)
+    return _interior(reader, height, files, count, prefix) if height else _values(reader, files, count, prefix)
+
+
+def _begin(data: bytes) -> tuple[_Reader, int, list[str], int]:
     reader = _open(data)
     height = reader.byte()
     files = reader.file_table()
     count = reader.number()
     if not 0 < count <= len(reader.data):
         raise ValueError(f"{count} entries in {len(reader.data)} bytes")
-    return _interior(reader, height, files, count, prefix) if height else _leaf(reader, files, count, prefix)
+    return reader, height, files, count
 
 
 def decode_files(data: bytes) -> list[str]:
@@ -104,6 +136,21 @@ def _leaf(reader: _Reader, files: list[str], count: int, prefix: bytes) -> Leaf:
             locations.append(None)
             inline.append(reader.take(length))
     return Leaf(keys, locations, inline)
+
+
+def _values(reader: _Reader, files: list[str], count: int, prefix: bytes) -> Values:
+    shared, suffixes = reader.numbers(count - 1), reader.numbers(count)
+    keys = reader.keys(shared, suffixes, prefix)
+    lengths, outside = reader.numbers(count).astype(np.int64), reader.numbers(count) != 0
+    indirect = int(outside.sum())
+    file, offset = reader.numbers(indirect).tolist(), reader.numbers(indirect).tolist()
+    if indirect and max(file) >= len(files):
+        raise ValueError(f"it names file {max(file)} of {len(files)}")
+    ends = np.cumsum(np.where(outside, 0, lengths))
+    if reader.at + int(ends[-1]) > len(reader.data):
+        raise ValueError("it is truncated")
+    places = np.where(outside, -np.cumsum(outside), reader.at + ends - lengths)
+    return Values(keys, places.tolist(), lengths.tolist(), file, offset, files, reader.data)
 
 
 def _interior(reader: _Reader, height: int, files: list[str], count: int, prefix: bytes) -> Interior:
@@ -169,13 +216,17 @@ class _Reader:
     def keys(self, shared: NDArray[np.uint64], suffixes: NDArray[np.uint64], prefix: bytes) -> list[bytes]:
         """Keys, each of which leaves out what it shares with the one before."""
         keys = []
-        skip = len(prefix)
+        skip, data, at = len(prefix), self.data, self.at
         key = prefix
         for begin, length in zip([0, *shared.tolist()], suffixes.tolist(), strict=True):
             if skip + begin > len(key):
                 raise ValueError("a key shares more with the one before than that has")
-            key = key[: skip + begin] + self.take(length)
+            key = key[: skip + begin] + data[at : at + length]
+            at += length
             keys.append(key)
+        if at > len(data):
+            raise ValueError("it is truncated")
+        self.at = at
         return keys
 
     def file_table(self) -> list[str]:

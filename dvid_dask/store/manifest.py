@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import tensorstore as ts
@@ -37,7 +37,7 @@ class Manifest:
         """Number of the newest generation."""
         return int(self.document["versions"][-1]["generation_number"])
 
-    @property
+    @cached_property
     def root(self) -> Root:
         """Root of the newest generation."""
         return root_of(self.document["versions"][-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tensorstore
 
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: Small values that a transaction keeps once read: bytes of each at most, and how many.
 _SMALL, _HELD = 64 << 10, 16 << 20  # bytes of one value, and of all, that are held
+#: Of what was made of values, the keys that are kept.
+_MADE = 256
 
 
 class NeedsNodes(BaseException):
@@ -45,6 +47,7 @@ class Transaction:
         self._listed: list[list[bytes]] = []  # ranges [from, to before], end b"" for none
         self._held: dict[bytes, bytes | None] = {}  # small values read, since callers come back to them
         self._held_bytes = 0
+        self._made: dict[bytes, dict[str, Any]] = {}  # what was made of values, by key and kind
         self._callbacks: list[Callable[[], object]] = []
         self._landed: list[bytes] = []  # keys that lists have got
         self._appended: dict[bytes, list[bytes]] = {}  # root of a list -> values for its end
@@ -85,8 +88,21 @@ class Transaction:
         return [found[key] if key in found else self._pending.get(key) for key in keys]
 
     def decoded(self, kind: str, keys: Sequence[bytes], decode: Decode[T]) -> list[T]:
-        """Return what `decode` makes of the values of many keys, as `View.decoded`; here nothing is kept."""
-        return [decode(key, value)[0] for key, value in zip(keys, self.get_many(keys), strict=True)]
+        """Return what `decode` makes of the values of many keys, as `View.decoded`; kept within this transaction."""
+        return [self._make(kind, key, value, decode) for key, value in zip(keys, self.get_many(keys), strict=True)]
+
+    def _make(self, kind: str, key: bytes, value: bytes | None, decode: Decode[T]) -> T:
+        held = self._made.get(key)
+        if held is not None and kind in held and held[""] is value:
+            return cast("T", held[kind])
+        made, _ = decode(key, value)
+        if value is None or len(value) <= _SMALL:
+            if held is None or held[""] is not value:
+                if len(self._made) >= _MADE:
+                    self._made.clear()
+                self._made[key] = held = {"": value}  # of this very value
+            held[kind] = made
+        return made
 
     def keys(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
         """Iterate over the keys from `start` to before `stop` in order, without writes made after the first step."""

@@ -21,6 +21,7 @@ from .keys import SEALED, bounds, prefix_end
 from .measure import Amount, measure
 from .memo import Memo
 from .nodes import Cuts
+from .points import FEW, Points, points_of
 
 T = TypeVar("T")
 Decode: TypeAlias = "Callable[[bytes, bytes | None], tuple[T, int]]"
@@ -120,6 +121,7 @@ class View:
         self._tree = tree
         self._manifest = manifest
         self._rover = rover
+        self._points: Points | None = None if where.folder is None else points_of(where)
         self._cuts = cuts or Cuts()
         self._memo = Memo() if memo is None else memo
         self._epoch = self._memo.epoch
@@ -186,6 +188,9 @@ class View:
         held = self._overlay.get(key, self._count) if self._count else None
         if held is not None:
             return held[1]
+        few = self._few((key,))
+        if few is not None:
+            return few[0]
         result = self._read(lambda kvstore: kvstore.read(key, staleness_bound=_CACHED).result(), "reading a key")
         return None if result.state == "missing" else result.value
 
@@ -194,17 +199,16 @@ class View:
         return [value for value, _ in self.found(keys)]
 
     def found(self, keys: Sequence[bytes], *, values: bool = True) -> list[tuple[bytes | None, bytes | None]]:
-        """Return the values of many keys and, of those that lie in nodes, tensorstore's generations.
+        """Return the values of many keys and, of those that tensorstore read, generations; None of others.
 
         Without values, there are those of the journal's records alone.
         """
-        part = None if values else slice(0, 0)
         if not self._count:
-            return [_entry(result, values) for result in self._results(keys, part)]
+            return self._found_below(keys, values)
         held = [self._overlay.get(key, self._count) for key in keys]
         rest = [key for key, own in zip(keys, held, strict=True) if own is None]
-        results = iter(self._results(rest, part) if rest else ())
-        return [_entry(next(results), values) if own is None else (own[1], None) for own in held]
+        found = iter(self._found_below(rest, values) if rest else ())
+        return [next(found) if own is None else (own[1], None) for own in held]
 
     def decoded(self, kind: str, keys: Sequence[bytes], decode: Decode[T]) -> list[T]:
         """Return what `decode` makes of the values of many keys; it is kept as long as the values stay the same.
@@ -273,6 +277,20 @@ class View:
         return Amount(keys, size)
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _found_below(self, keys: Sequence[bytes], values: bool) -> list[tuple[bytes | None, bytes | None]]:
+        few = self._few(keys) if values else None
+        if few is not None:
+            return [(value, None) for value in few]
+        return [_entry(result, values) for result in self._results(keys, None if values else slice(0, 0))]
+
+    def _few(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """Values of few keys in nodes of a local store; None: tensorstore is better at it."""
+        points = self._points
+        if points is None or len(keys) > FEW or not points.worth_it:
+            return None
+        self._where.check()
+        return points.get_many(self.manifest.root, keys)
 
     def _results(self, keys: Sequence[bytes], part: slice | None = None) -> list[Any]:
         found: list[Any] = []

@@ -3,11 +3,11 @@
 A small body is one value: a header and all its rows. A body of more than `SMALL` rows has
 
 * a header (sums, who changed it last),
-* a page per region of 16 x 16 x 16 blocks with the rows of that region,
-* a table of its supervoxels in hash buckets: voxels of each, and a box of the regions it occurs in.
+* a page per region of 16 x 16 x 16 blocks with the rows of that region (`pages`),
+* a table of its supervoxels in hash buckets (`buckets`): voxels of each, and a box of the regions it occurs in.
 
-So an edit reads and writes the pages of the blocks it changes, the buckets of the supervoxels it changes and
-the header, however large the body is. Buckets grow by linear hashing, one split at a time.
+So an edit reads and writes the parts of pages whose blocks it changes, the buckets of the supervoxels it changes and
+the header, however large the body is.
 
 An update *sets* counts, it doesn't add to them: repeating it changes nothing.
 
@@ -18,7 +18,6 @@ transaction aren't validated at commit, reads of the header are.
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -26,10 +25,22 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
-from dvid_dask.datatypes.labelmap.columns import pack, pack_groups, unpack
+from dvid_dask.datatypes.labelmap.buckets import (
+    Bucket,
+    bucket_changes,
+    bucket_of,
+    bucket_table,
+    change_bucket,
+    no_supervoxels,
+    split_bucket,
+)
+from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
+from dvid_dask.datatypes.labelmap.header import Header, Stamp
+from dvid_dask.datatypes.labelmap.pages import change_page, page_rows, page_rows_of, page_table, write_page
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay_table
 from dvid_dask.formats import label_index
+from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -37,7 +48,7 @@ if TYPE_CHECKING:
     from dvid_dask.datatypes.base import TxSpace
     from dvid_dask.datatypes.labelmap.spaces import AnySpace
 
-__all__ = ["Box", "Header", "Index", "Stamp", "Supervoxels", "write_new_bodies"]
+__all__ = ["BUCKET", "SHRINK", "SMALL", "Box", "Header", "Index", "Stamp", "Supervoxels", "write_new_bodies"]
 
 T = TypeVar("T")
 
@@ -53,74 +64,8 @@ BUCKET = 128
 _BATCH = 256  # pages read at a time
 _BOX_LIMIT = 4096  # regions of a supervoxel's box that are looked up one by one
 
-_FIXED = struct.Struct("<BQQQQIQHHH")
-_VERSION = 1
-
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 """Inclusive block coordinates (z, y, x), first and last."""
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """Who changed a body last."""
-
-    mutation: int = 0
-    time: str = ""
-    user: str = ""
-    app: str = ""
-
-
-@dataclass(frozen=True)
-class Header:
-    """Sums of a body's index."""
-
-    voxels: int = 0
-    blocks: int = 0
-    rows: int = 0
-    supervoxels: int = 0
-    buckets: int = 0  # 0: the rows are in the record
-    stamp: Stamp = Stamp()
-
-    @property
-    def paged(self) -> bool:
-        """Whether the rows are in pages."""
-        return self.buckets > 0
-
-    def encode(self) -> bytes:
-        """The header's bytes; rows of a small body follow."""
-        texts = [t.encode()[:0xFFFF] for t in (self.stamp.time, self.stamp.user, self.stamp.app)]
-        return _FIXED.pack(
-            _VERSION,
-            self.voxels,
-            self.blocks,
-            self.rows,
-            self.supervoxels,
-            self.buckets,
-            self.stamp.mutation,
-            *(len(t) for t in texts),
-        ) + b"".join(texts)
-
-    @staticmethod
-    def peek(value: bytes) -> tuple[int, bool, int]:
-        """Voxels, whether the rows are in pages, and where the header ends; quicker than `decode`."""
-        if len(value) < _FIXED.size or value[0] != _VERSION:
-            Header.decode(value)
-        _, voxels, _, _, _, buckets, _, a, b, c = _FIXED.unpack_from(value)
-        return voxels, buckets > 0, _FIXED.size + a + b + c
-
-    @classmethod
-    def decode(cls, value: bytes) -> tuple[Header, int]:
-        """The header and where it ends."""
-        if len(value) < _FIXED.size or value[0] != _VERSION:
-            raise DamagedDataError(
-                f"a body's index record of version {value[:1].hex() or 'nothing'}, expected {_VERSION}"
-            )
-        _, voxels, blocks, rows, svs, buckets, mutation, *lengths = _FIXED.unpack_from(value)
-        texts, at = [], _FIXED.size
-        for n in lengths:
-            texts.append(value[at : at + n].decode(errors="replace"))
-            at += n
-        return cls(voxels, blocks, rows, svs, buckets, Stamp(mutation, *texts)), at
 
 
 @dataclass(frozen=True)
@@ -137,7 +82,8 @@ class Supervoxels:
 _NO_ROWS = np.empty((COLUMNS, 0), np.uint64)
 
 
-def _rows_of_page(value: bytes) -> Rows:
+def _rows_of(value: bytes) -> Rows:
+    """The rows of a small body."""
     return Rows.from_table(unpack(value, COLUMNS))
 
 
@@ -190,91 +136,42 @@ def _header_of(rows: Rows, stamp: Stamp) -> Header:
     return Header(rows.voxels, len(distinct_blocks(rows)), len(rows), len(np.unique(rows.supervoxel)), 0, stamp)
 
 
-def _hash(svs: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        h = (svs ^ (svs >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
-    return h ^ (h >> np.uint64(29))
+@kernel
+def _regions_in(table: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where the rows of each region begin, and their end; nothing if rows aren't sorted by region, block and id."""
+    n = table.shape[1]
+    starts = np.empty(n + 1, np.int64)
+    count = 0
+    for i in range(n):
+        new = i == 0
+        if i > 0:
+            order = 0
+            for c in range(3):
+                if order == 0 and table[c, i] >> np.uint64(4) != table[c, i - 1] >> np.uint64(4):
+                    order = 1 if table[c, i] > table[c, i - 1] else -1
+                    new = True
+            for c in range(4):
+                if order == 0 and table[c, i] != table[c, i - 1]:
+                    order = 1 if table[c, i] > table[c, i - 1] else -1
+            if order < 0:
+                return starts[:0]
+        if new:
+            starts[count] = i
+            count += 1
+    starts[count] = n
+    return starts[: count + 1]
 
 
-def _bucket_of(svs: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
-    """Linear hashing: with 2^k < n <= 2^(k+1) buckets, those below n - 2^k have been split."""
-    wide = np.uint64((1 << (buckets - 1).bit_length()) - 1)
-    h = _hash(svs)
-    at = (h & wide).astype(np.int64)
-    return np.where(at < buckets, at, (h & (wide >> np.uint64(1))).astype(np.int64))
-
-
-@dataclass
-class _Bucket:
-    """Rows of the supervoxel table: ascending ids, voxels, and the region box of each as (n, 6) z, y, x, z, y, x."""
-
-    id: NDArray[np.uint64]
-    voxels: NDArray[np.int64]
-    box: NDArray[np.int64]
-
-    @classmethod
-    def decode(cls, value: bytes | None) -> _Bucket:
-        if value is None:
-            return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty((0, 6), np.int64))
-        table = unpack(value, 8)
-        box = table[2:].astype(np.int64) - (1 << 31)
-        return cls(table[0], table[1].astype(np.int64), np.ascontiguousarray(box.T))
-
-    def encode(self) -> bytes:
-        shifted = (self.box.T + (1 << 31)).astype(np.uint64)
-        return pack([self.id, self.voxels.astype(np.uint64), *shifted])
-
-    def __getitem__(self, choice: NDArray[np.bool_] | NDArray[np.int64]) -> _Bucket:
-        return _Bucket(self.id[choice], self.voxels[choice], self.box[choice])
-
-    @classmethod
-    def join(cls, parts: Sequence[_Bucket]) -> _Bucket:
-        """One row per id: voxels added, boxes united; ids without voxels are gone."""
-        ids = np.concatenate([p.id for p in parts])
-        order = np.argsort(ids, kind="stable")
-        ids = ids[order]
-        first = np.ones(len(ids), np.bool_)
-        first[1:] = ids[1:] != ids[:-1]
-        starts = np.flatnonzero(first)
-        if not len(starts):
-            return cls.decode(None)
-        voxels = np.add.reduceat(np.concatenate([p.voxels for p in parts])[order], starts)
-        box = np.concatenate([p.box for p in parts])[order]
-        box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
-        return cls(ids[starts], voxels, box)[voxels > 0]
-
-    def __len__(self) -> int:
-        return len(self.id)
-
-
-_NO_BOX = np.array([1 << 30] * 3 + [-(1 << 30)] * 3, np.int64)
-
-
-def _bucket_changes(rows: Rows, change: NDArray[np.int64]) -> _Bucket:
-    """What updates of rows, by so many voxels each, add to the supervoxel table; voxels may be negative.
-
-    A supervoxel's box grows by the regions in which it got voxels, and never shrinks.
-    """
-    changed = change != 0
-    ids, counts, voxels = rows.supervoxel[changed], rows.count[changed], change[changed]
-    if not len(ids):
-        return _Bucket.decode(None)
-    region = (rows.block_zyx[changed] >> 4).astype(np.int64)
-    box = np.where((counts > 0)[:, None], np.hstack([region, region]), _NO_BOX)
-    order = np.argsort(ids, kind="stable")
-    ids, voxels, box = ids[order], voxels[order], box[order]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    box = np.hstack([np.minimum.reduceat(box[:, :3], starts), np.maximum.reduceat(box[:, 3:], starts)])
-    return _Bucket(ids[starts], np.add.reduceat(voxels, starts), box)
-
-
-def _by_region(rows: Rows) -> tuple[Rows, NDArray[np.int32], list[int]]:
-    """Rows sorted by region, block and supervoxel; the regions (z, y, x) in zyx order; where the rows of each begin."""
-    region = rows.block_zyx >> 4
-    order = np.lexsort((rows.supervoxel, *rows.block_zyx.T[::-1], *region.T[::-1]))
-    rows, region = rows[order], region[order]
-    starts = np.flatnonzero(first_of_block(region))
-    return rows, region[starts], [*starts.tolist(), len(rows)]
+def _by_region(rows: Rows) -> tuple[NDArray[np.uint64], NDArray[np.int32], list[int]]:
+    """The table of rows by region, block and id; the regions (z, y, x) in zyx order; where the rows of each begin."""
+    table = rows.table()
+    starts = _regions_in(table)
+    if len(rows) and not len(starts):
+        order = np.lexsort((table[3], *table[2::-1], *(table[2::-1] >> np.uint64(4))))
+        table = np.ascontiguousarray(table[:, order])
+        starts = _regions_in(table)
+    firsts = table[:3, starts[:-1]].astype(np.int64) - (1 << 31)
+    return table, (firsts.T >> 4).astype(np.int32), starts.tolist()
 
 
 def _in_box(rows: Rows, box: Box | None) -> Rows:
@@ -339,7 +236,7 @@ class Index:
             header, end = Header.decode(value)
             if header.paged:
                 return None, 0
-            made = label_index.encode_index(_as_index(body, header, _rows_of_page(value[end:])))
+            made = label_index.encode_index(_as_index(body, header, _rows_of(value[end:])))
             return made, len(made)
 
         return self._space.decoded("message", [keys.body(body)], make)[0]
@@ -355,7 +252,7 @@ class Index:
         if value is None:
             return None
         header, end = Header.decode(value)
-        return header, Rows.empty() if header.paged else _rows_of_page(value[end:])
+        return header, Rows.empty() if header.paged else _rows_of(value[end:])
 
     def rows(self, body: int, box: Box | None = None) -> Rows:
         """All rows of a body, sorted by block (z, y, x) and supervoxel. For bodies of any size use `layers`."""
@@ -395,7 +292,7 @@ class Index:
         for batch in _batches(page_keys):
             for value in self._space.get_many(batch):
                 if value is not None:
-                    yield _rows_of_page(value)
+                    yield page_rows(value)
 
     def scan_rows(self, body: int) -> Iterator[Rows]:
         """The rows page by page, in no particular order of pages."""
@@ -416,12 +313,10 @@ class Index:
         if not header.paged:
             svs, sums = _sums_by_supervoxel(rows)
             return Supervoxels(svs, sums.astype(np.uint64))
-        tables = [_Bucket.decode(v) for _, v in self._space.scan(keys.buckets(body))]
-        if not tables:
+        table = Bucket.read([value for _, value in self._space.scan(keys.buckets(body))])
+        if not len(table):
             raise DamagedDataError(f"body {body} has pages but no table of its supervoxels: check the label index")
-        ids = np.concatenate([t.id for t in tables])
-        order = np.argsort(ids)
-        return Supervoxels(ids[order], np.concatenate([t.voxels for t in tables])[order].astype(np.uint64))
+        return Supervoxels(table.id, table.voxels.astype(np.uint64))
 
     def voxels_of(self, body: int, supervoxels: ArrayLike) -> NDArray[np.uint64]:
         """Voxels of each given supervoxel in the body; 0 for those it doesn't have."""
@@ -458,20 +353,19 @@ class Index:
         counts[order[asked] - len(stored)] = np.where(follows, before, 0)[asked]
         return counts
 
-    def _lookup(self, body: int, wanted: NDArray[np.uint64]) -> _Bucket:
+    def _lookup(self, body: int, wanted: NDArray[np.uint64]) -> Bucket:
         """Rows of the supervoxel table for those of the wanted that the body has, ascending."""
         record = self._record(body)
         if record is None:
-            return _Bucket.decode(None)
+            return no_supervoxels()
         header, rows = record
         if not header.paged:
             svs, sums = _sums_by_supervoxel(rows)
             keep = np.isin(svs, wanted)
-            return _Bucket(svs[keep], sums[keep], np.tile(_NO_BOX, (int(keep.sum()), 1)))
-        numbers = np.unique(_bucket_of(wanted, header.buckets)).tolist()
-        values = self._space.get_many([keys.bucket(body, n) for n in numbers])
-        table = _Bucket.join([_Bucket.decode(v) for v in values]) if values else _Bucket.decode(None)
-        return table[np.isin(table.id, wanted)]
+            return Bucket.without_boxes(svs[keep], sums[keep])
+        numbers = dict.fromkeys(bucket_of(wanted, header.buckets).tolist())
+        tables = self._space.decoded("bucket", [keys.bucket(body, n) for n in numbers], bucket_table)
+        return Bucket.find(tables, wanted)
 
     def rows_of(self, body: int, supervoxels: ArrayLike) -> Rows:
         """The sorted rows of some supervoxels of a body; of a paged body only their regions are read."""
@@ -487,15 +381,18 @@ class Index:
         if not header.paged:
             yield rows[np.isin(rows.supervoxel, wanted)]
             return
-        for page in self._pages(body, self._regions_of(body, self._lookup(body, wanted).box)):
-            chosen = np.isin(page.supervoxel, wanted)
-            if chosen.any():
-                yield page[chosen]
+        page_keys = keys.page_keys(body, self._regions_of(body, self._lookup(body, wanted).box))
+        for batch in _batches(page_keys):
+            for value in self._space.get_many(batch):
+                if value is not None and len(rows := page_rows_of(value, wanted)):
+                    yield rows
 
     def _regions_of(self, body: int, boxes: NDArray[np.int64]) -> NDArray[np.int32]:
         """Regions that may have rows of supervoxels with these region boxes."""
         if not len(boxes):
             return np.empty((0, 3), np.int32)
+        if len(boxes) == 1 and (boxes[0, :3] == boxes[0, 3:]).all():
+            return boxes[:, :3].astype(np.int32)  # as most supervoxels
         if int((boxes[:, 3:] - boxes[:, :3] + 1).prod(axis=1).sum()) <= _BOX_LIMIT:
             grids = [np.indices(b[3:] - b[:3] + 1).reshape(3, -1).T + b[:3] for b in np.unique(boxes, axis=0)]
             return np.unique(np.concatenate(grids), axis=0).astype(np.int32)
@@ -539,7 +436,7 @@ class Index:
             body = keys.body_of(key)
             header, end = Header.decode(value)
             if not header.paged:
-                yield body, _rows_of_page(value[end:])
+                yield body, _rows_of(value[end:])
                 continue
             for page in self._pages(body, self.regions(body)):
                 yield body, page
@@ -591,24 +488,22 @@ class Index:
     def _update_pages(self, body: int, header: Header, changes: Rows, stamp: Stamp, surface: int | None) -> Header:
         tx = self._tx
         voxels, blocks, count = header.voxels, header.blocks, header.rows
-        changes, regions, starts = _by_region(changes)
-        table = changes.table()
+        table, regions, starts = _by_region(changes)
         change = np.zeros(len(changes), np.int64)
         for at in range(0, len(regions), _BATCH):
             page_keys = keys.page_keys(body, regions[at : at + _BATCH])
             for i, (key, value) in enumerate(zip(page_keys, tx.get_many(page_keys), strict=True), start=at):
                 a, b = starts[i], starts[i + 1]
-                before = _NO_ROWS if value is None else unpack(value, COLUMNS)
-                done = overlay_table(before, table[:, a:b], surface)
+                done = change_page(value, table[:, a:b], surface)
                 change[a:b] = done.change
                 voxels += done.voxels
                 blocks += done.blocks
-                count += done.table.shape[1] - before.shape[1]
-                if done.table.shape[1]:
-                    tx.put(key, _packed(done.table))
+                count += done.rows
+                if done.value is not None:
+                    tx.put(key, done.value)
                 elif value is not None:
                     tx.delete(key)
-        svs, buckets = self._update_buckets(body, header, _bucket_changes(changes, change))
+        svs, buckets = self._update_buckets(body, header, *bucket_changes(table, change, header.buckets))
         header = Header(voxels, blocks, count, svs, buckets, stamp)
         if not count:
             tx.delete(keys.body(body))
@@ -616,27 +511,27 @@ class Index:
         tx.put(keys.body(body), header.encode())
         return self._shrink(body, header) if count < SHRINK else header
 
-    def _update_buckets(self, body: int, header: Header, changes: _Bucket) -> tuple[int, int]:
-        """Apply changes of the supervoxel table; returns (supervoxels, buckets)."""
+    def _update_buckets(
+        self, body: int, header: Header, numbers: list[int], changes: NDArray[np.uint64]
+    ) -> tuple[int, int]:
+        """Apply changes of the supervoxel table, by bucket; returns (supervoxels, buckets)."""
         tx, svs, buckets = self._tx, header.supervoxels, header.buckets
-        numbers = _bucket_of(changes.id, buckets)
-        order = np.argsort(numbers, kind="stable")
-        touched, starts = np.unique(numbers[order], return_index=True)
-        parts = dict(zip(touched.tolist(), np.split(order, starts[1:]), strict=True)) if len(touched) else {}
+        ends = itertools.accumulate(sum(1 for _ in group) for _, group in itertools.groupby(numbers))
+        parts = list(itertools.pairwise([0, *ends]))
         for batch in _batches(parts):
-            bucket_keys = [keys.bucket(body, n) for n in batch]
-            for n, key, value in zip(batch, bucket_keys, tx.get_many(bucket_keys), strict=True):
-                before = _Bucket.decode(value)
-                after = _Bucket.join([before, changes[parts[n]]])
-                svs += len(after) - len(before)
-                self._put_bucket(key, after, value is not None)
+            bucket_keys = [keys.bucket(body, numbers[a]) for a, _ in batch]
+            tables = tx.decoded("bucket", bucket_keys, bucket_table)
+            for (a, b), key, table in zip(batch, bucket_keys, tables, strict=True):
+                after, more = change_bucket(table, changes[:, a:b])
+                svs += more
+                self._put_bucket(key, after, table.shape[1] > 0)
         while svs > buckets * BUCKET:
             buckets = self._split_bucket(body, buckets)
         return svs, buckets
 
-    def _put_bucket(self, key: bytes, table: _Bucket, existed: bool) -> None:
-        if len(table):
-            self._tx.put(key, table.encode())
+    def _put_bucket(self, key: bytes, value: bytes | None, existed: bool) -> None:
+        if value is not None:
+            self._tx.put(key, value)
         elif existed:
             self._tx.delete(key)
 
@@ -645,10 +540,9 @@ class Index:
         source = buckets - (1 << (buckets.bit_length() - 1))
         key = keys.bucket(body, source)
         value = self._tx.get(key)
-        table = _Bucket.decode(value)
-        moves = _bucket_of(table.id, buckets + 1) == buckets
-        self._put_bucket(key, table[~moves], value is not None)
-        self._put_bucket(keys.bucket(body, buckets), table[moves], False)
+        stays, moves = split_bucket(value, buckets, buckets + 1)
+        self._put_bucket(key, stays, value is not None)
+        self._put_bucket(keys.bucket(body, buckets), moves, False)
         return buckets + 1
 
     def _shrink(self, body: int, header: Header) -> Header:
@@ -707,10 +601,11 @@ class Index:
             for key, page in zip(keys.page_keys(target, regions), values, strict=True):
                 if page is None:
                     continue
-                table = unpack(page, COLUMNS)
                 if surface is not None:
+                    table = page_table(page)
                     table[5] = surface
-                tx.put(key, _packed(table))
+                    page = write_page(table)
+                tx.put(key, page)
         prefix = keys.buckets(source)
         for key, table_part in tx.scan(prefix):
             tx.put(keys.buckets(target) + key[len(prefix) :], table_part)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvid_dask.datatypes.labelmap import index as index_module
+from dvid_dask.datatypes.labelmap import pages as pages_module
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.index import Index, Stamp, write_new_bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
@@ -68,6 +69,8 @@ def test_updates_follow_the_model(steps):
         patch.setattr(index_module, "SMALL", 20)
         patch.setattr(index_module, "SHRINK", 8)
         patch.setattr(index_module, "BUCKET", 4)
+        for name, rows in (("PART", 3), ("MOST", 6), ("LEAST", 2)):
+            patch.setattr(pages_module, name, rows)
         space = DictSpace()
         index, model = Index(space), {}
         for step in steps:
