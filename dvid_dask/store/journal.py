@@ -50,8 +50,10 @@ Record: TypeAlias = "dict[bytes, bytes | None]"
 Known: TypeAlias = "tuple[int, int, int, bytes]"
 
 NAME = "journal"
-#: Records, keys and bytes in a journal; the commit that finds more puts all of it into the tree.
+#: Records, keys and bytes in a journal, from which on a thread puts all of it into the tree.
 RECORDS, KEYS, BYTES = 256, 4096, 1 << 20
+#: A commit that finds so many times that doesn't wait for the thread, but does it itself.
+_FULL = 2
 #: Keys and bytes of a commit that is a record.
 RECORD_KEYS, RECORD_BYTES = 512, 1 << 16
 
@@ -105,9 +107,17 @@ class Overlay:
         return self.count, self.begin, self.end, self.head
 
     @property
-    def full(self) -> bool:
+    def ripe(self) -> bool:
         """Whether it is time to put the records into the tree."""
-        return len(self.records) >= RECORDS or len(self._values) >= KEYS or self.nbytes >= BYTES
+        return self._reaches(1)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for more."""
+        return self._reaches(_FULL)
+
+    def _reaches(self, times: int) -> bool:
+        return len(self.records) >= times * RECORDS or len(self._values) >= times * KEYS or self.nbytes >= times * BYTES
 
     def token(self, count: int) -> bytes:
         """Names the state of so many records, 16 bytes."""

@@ -20,6 +20,7 @@ from .backend import Backend, backend, canonical
 from .commit import REFS, exchange, locked, manifest_path, read_manifest
 from .diff import Change, diff
 from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
+from .folding import no_folds
 from .fsck import FsckReport, check
 from .gc import GcReport, collect
 from .journal import Journal
@@ -29,6 +30,8 @@ from .tree import Tree, TreeState, fold_apart
 from .view import View
 
 FORMAT = "format.json"
+#: A grace of gc, in seconds, that may be shorter than what is written without a tree's lock takes to be named.
+_SHORT = 600.0
 #: Number of the layout that this module writes.
 VERSION = 1
 
@@ -388,7 +391,18 @@ class Store:
         """
         self._writable()
         self._where.check()
-        return collect(self._where, self.trees, grace)
+        with no_folds(self._where) if grace < _SHORT else contextlib.nullcontext():
+            return collect(self._where, self.trees, grace)
+
+    def rest(self) -> None:
+        """Wait until no thread of this process puts small commits into nodes: before its folder is removed, say.
+
+        They are done in some tens of milliseconds, and nobody else needs to wait.
+        """
+        for state in list(self._where.trees.values()):
+            if isinstance(state, TreeState):
+                with state.folding:
+                    pass
 
     def fsck(self, *, deep: bool = False) -> FsckReport:
         """Check that all that the trees name is there and whole. Changes nothing.

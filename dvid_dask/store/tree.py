@@ -16,6 +16,7 @@ from . import manifest as manifests
 from .backend import Backend
 from .commit import REFS, Writer, exchange, read_manifest, turn
 from .errors import BadStore, Conflict, Sealed, StoreError, TreeNotFound, translate
+from .folding import fold_behind
 from .journal import Journal, Overlay, Record
 from .memo import Memo
 from .nodes import Cuts
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 #: Seconds for which an update retries while other writers win.
 PATIENCE = 60.0
+#: A journal that stays ripe is put into nodes once in so many records.
+_AGAIN = 64
 #: A commit in a bucket that took longer, in seconds, looks whether it was overtaken by very many.
 _SLOW = 5.0
 
@@ -40,6 +43,8 @@ class TreeState:
         self.where = where
         self.name = name
         self._mutex = threading.Lock()
+        #: held by the thread that puts the journal into nodes
+        self.folding = threading.Lock()
         self._lock = threading.Lock()
         self._writer: Writer | None = None
         self._rover: Rover | None = None
@@ -116,13 +121,13 @@ class TreeState:
                 fresh = self._load(overlay.manifest if overlay is not None and same else data)
                 if self._manifest() != data:
                     continue
-                # a journal where there was none
-                changes = (
-                    fresh.changed(0, fresh.count) if overlay is not None and same and not overlay.journal else None
-                )
                 with self._lock:
                     if commits != self._commits or self._overlay is not overlay:
                         continue
+                    # a journal where there was none; or what was in the journal is in nodes now, and nothing else
+                    alike = same and overlay is not None and not overlay.journal
+                    alike = alike or (self._view is not None and self._view._token == fresh.token(0))
+                    changes = fresh.changed(0, fresh.count) if alike else None
                     self._move(fresh, changes)
                     self._checked = max(self._checked, now)
                     view = self._view
@@ -138,12 +143,16 @@ class TreeState:
             self._journal.make()
             now = self.newest()
             overlay = now._overlay
+        was_ripe = overlay.ripe
         end, head = self._journal.append(overlay, record)
         with self._lock:
             self._commits += 1
             self._checked = time.monotonic()
             if self._overlay is overlay and overlay.count == now._count:
                 self._take(overlay, record, end, head)
+        # once; and again now and then, if whoever did it was killed or kept from it
+        if overlay.ripe and (not was_ripe or overlay.count % _AGAIN == 0):
+            fold_behind(self)
         return True
 
     def fold(self, now: View) -> View:
@@ -155,12 +164,16 @@ class TreeState:
         write = writer.kvstore.with_transaction(transaction).write
         for key, value in now._overlay.items(now._count).items():
             write(key, value)
-        new = writer.land(transaction, now._manifest)
-        self._journal.keep_token(now._overlay, new)
-        if not exchange(self.where, self.name, now._manifest, new):
-            raise StoreError(f"{self.where.url}: tree {self.name!r} was changed by somebody who doesn't hold its lock")
-        self.adopt(new, now, [])
+        self.replace(now, writer.land(transaction, now._manifest))
         return self.newest() if self._view is None else self._view
+
+    def replace(self, now: View, manifest: bytes) -> None:
+        """Put a manifest that says all that a state does in the place of the tree's. The caller has the turn."""
+        if self._journal is not None:
+            self._journal.keep_token(now._overlay, manifest)
+        if not exchange(self.where, self.name, now._manifest, manifest):
+            raise StoreError(f"{self.where.url}: tree {self.name!r} was changed by somebody who doesn't hold its lock")
+        self.adopt(manifest, now, [])
 
     def _manifest(self) -> bytes:
         try:

@@ -158,7 +158,7 @@ class Datastore:
 
     def close(self) -> None:
         """Deliver what watchers wait for, and finish the compaction that runs. Those that wait are dropped: they can be
-        run again by `compact`. Numbers that were reserved and not used go back.
+        run again by `compact`. Numbers that were reserved and not used go back. Nothing is at work on the store then.
         """
         with self._lock:
             sources = list(self._numbers.values())
@@ -166,6 +166,7 @@ class Datastore:
             source.give_back()
         self.feed.close()
         self.sealer.close()
+        self.store.rest()
         for end in list(self._ends.values()):
             end()
 

@@ -109,8 +109,9 @@ def test_it_is_put_into_nodes_now_and_then(tree):
     for n in range(journal.RECORDS + 10):
         tree.update(lambda tx, n=n: tx.put_many([(b"k%03d" % (n % 90), b"new %d" % n), (b"n%d" % n, b"x" * 300)]))
         assert tree.view().get(b"n%d" % n) == b"x" * 300
-    assert tree.view().manifest.generation == generation + 1
-    assert 0 < tree.view()._count < 12
+    with tree._state.folding:  # a thread is at it
+        assert tree.view().manifest.generation > generation
+    assert tree.view()._count < 12
     assert len(list(tree.view().keys(b"n", b"o"))) == journal.RECORDS + 10
 
 

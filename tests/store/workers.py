@@ -7,7 +7,7 @@ import random
 import sys
 import time
 
-from dvid_dask.store import Conflict, Store
+from dvid_dask.store import Conflict, Store, journal
 
 
 def count(url: str, tree: str, times: str) -> None:
@@ -22,6 +22,7 @@ def write_forever(url: str, seed: str) -> None:
     store = Store.open(url)
     rng = random.Random(seed)
     tree = store.tree("main")
+    journal.RECORDS = rng.choice((256, 6))  # so that some are put into nodes all the time
     while True:
 
         def work(tx):
