@@ -10,6 +10,8 @@ import numpy as np
 
 from dvid_dask.datatypes.roi.partition import MAX_BATCH
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.errors import FormatError
+from dvid_dask.formats.json_parts import split
 
 from .face import Call, Face, decode_json
 from .geometry import check_box, parse_int, parse_point, parse_shape, parse_size, zyx
@@ -38,7 +40,9 @@ _Span = tuple[_Int32, _Int32, _Int32, _Int32]
 _Point = tuple[_Int32, _Int32, _Int32]
 
 _MAX_BODY = 64 << 20
-"""Bytes of a list of spans or points: about 3 million spans, which take 500 MB once decoded."""
+"""Bytes of a list of spans or points: about 3 million spans."""
+
+_ROWS = 1 << 16  # spans or points that are decoded together
 
 _TOGETHER = 4096
 """Subvolumes made into JSON at a time."""
@@ -46,6 +50,14 @@ _TOGETHER = 4096
 
 def _rows(data: bytes, kind: Any, columns: int) -> NDArray[np.int64]:
     """A JSON list of lists of integers; as in DVID, those too short are filled up with 0, those too long are cut."""
+    try:
+        parts = split(data, _ROWS)
+    except FormatError:  # null, or what is told of below
+        return _some_rows(data, kind, columns)
+    return np.concatenate([_some_rows(part, kind, columns) for part in parts])
+
+
+def _some_rows(data: bytes, kind: Any, columns: int) -> NDArray[np.int64]:
     rows: Any
     try:
         rows = msgspec.json.decode(data, type=list[kind])

@@ -22,7 +22,6 @@ __all__ = [
     "elements_at",
     "in_blocks",
     "new_blocks",
-    "region_parts",
     "scan_blocks",
     "store_blocks",
     "stored_blocks",
@@ -37,15 +36,6 @@ def block_of(zyx: ArrayLike, shape: Sequence[int]) -> NDArray[np.int32]:
     """int32 (n, 3): the block of each position (z, y, x), of blocks of a shape (z, y, x)."""
     at = np.asarray(zyx, np.int64).reshape(-1, 3)
     return (at // np.asarray(shape, np.int64)).astype(np.int32)
-
-
-def region_parts(zyx: NDArray[np.int32], shape: Sequence[int], parts: int) -> NDArray[np.int64]:
-    """int64 (n,): one of so many parts for each position, the same for those in one cube of 4 blocks a side."""
-    region = (block_of(zyx, shape) >> 2).astype(np.int64).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        mixed = region[:, 0] * np.uint64(0x9E3779B97F4A7C15) + region[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
-        mixed += region[:, 2] * np.uint64(0x165667B19E3779F9)
-    return ((mixed >> np.uint64(32)) % np.uint64(parts)).astype(np.int64)
 
 
 def in_blocks(space: AnySpace, block_zyx: NDArray[np.int32]) -> tuple[Elements, NDArray[np.int64]]:

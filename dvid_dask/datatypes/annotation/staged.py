@@ -1,7 +1,7 @@
 """Edits of elements that are too many for one transaction: done in parts on a branch, and seen as one.
 
-See `dvid_dask.versions.staging`. What comes is held packed, by region of space, so that each block is written once and
-memory is that of the request and of one part.
+See `dvid_dask.versions.staging`. What comes is held packed, by place, so that each block is written once and memory is
+that of the request and of one part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.datatypes.annotation import edits, state, undoing
-from dvid_dask.datatypes.annotation.blocks import region_parts
+from dvid_dask.datatypes.annotation.blocks import block_of, grouped
 from dvid_dask.datatypes.annotation.catching_up import CatchUp
 from dvid_dask.datatypes.annotation.elements import Elements, decode_many, encode_groups
 from dvid_dask.versions.staging import staged
@@ -107,7 +107,7 @@ def _one(
 
 
 def post_staged(parts: Iterator[Elements], count: int, shape: Sequence[int]) -> Iterator[Change]:
-    """The changes that add elements, about `count` of them, a region of space at a time.
+    """The changes that add elements, about `count` of them, a slab of space at a time.
 
     Of those at one position the last counts.
     """
@@ -172,26 +172,36 @@ def lists_together(lists: Iterator[tuple[int, Elements]]) -> Iterator[list[tuple
 
 
 class _Spill:
-    """Elements by region of space, packed."""
+    """Elements in slabs of z, packed.
 
-    def __init__(self, regions: int, shape: Sequence[int]) -> None:
+    Keys of blocks are in the order of z, y, x: a part that has a slab changes one stretch of the tree. If each part had
+    some of everything, each would rewrite all of it.
+    """
+
+    def __init__(self, slabs: int, shape: Sequence[int]) -> None:
         self._shape = tuple(shape)
-        self._values: list[list[bytes]] = [[] for _ in range(regions)]
+        self._values: list[list[bytes]] = [[] for _ in range(slabs)]
+        self._edges: NDArray[np.int64] | None = None
 
     def add(self, elements: Elements) -> None:
         """Take some more."""
-        where = region_parts(elements.zyx, self._shape, len(self._values))
+        z = block_of(elements.zyx, self._shape)[:, 0].astype(np.int64)
+        slabs = len(self._values)
+        if self._edges is None:  # what comes first says where the rest may lie
+            self._edges = np.sort(z)[np.arange(1, slabs) * len(z) // slabs]
+        where = np.searchsorted(self._edges, z, "right")
         order = np.argsort(where, kind="stable")
-        borders = np.searchsorted(where[order], np.arange(len(self._values) + 1))
+        borders = np.searchsorted(where[order], np.arange(slabs + 1))
         filled: NDArray[np.int64] = np.flatnonzero(np.diff(borders) > 0)
         edges = np.append(borders[filled], len(order))
-        for region, value in zip(filled.tolist(), encode_groups(elements[order], edges), strict=True):
-            self._values[region].append(value)
+        for slab, value in zip(filled.tolist(), encode_groups(elements[order], edges), strict=True):
+            self._values[slab].append(value)
 
     def __iter__(self) -> Iterator[Elements]:
-        """All of them, region by region, not too many at a time; what was given is gone."""
+        """All of them in the order of blocks, not too many at a time; what was given is gone."""
         for values in self._values:
-            elements, _ = decode_many(values)
+            held, _ = decode_many(values)
             values.clear()
+            _, elements, _ = grouped(held, self._shape)
             for at in range(0, len(elements), 2 * _PART):
                 yield elements[at : at + 2 * _PART].alone()
