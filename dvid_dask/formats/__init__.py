@@ -15,6 +15,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
 `columns`                   small tables of unsigned integers
 `urls`                      URLs in texts that others read: without secrets
+`json_parts`                long JSON lists and objects in parts
 `tars`                      tar files as streams, read with suspicion
 `dvid_pb2`                  all of DVID's protobuf messages, generated from ``dvid.proto``
 `label_cuts`                supervoxels of a label block cut in two, and joined

@@ -84,12 +84,12 @@ def load(where: Backend, location: str, prefix: bytes) -> Interior | Leaf:
     try:
         return decode_node(data, prefix)
     except ValueError as error:
-        raise damaged(where, location, error) from error
+        raise damaged(where.url, location, error) from error
 
 
-def damaged(where: Backend, location: str, error: ValueError) -> BadStore:
+def damaged(url: str, location: str, error: ValueError) -> BadStore:
     """Say that a node can't be decoded."""
-    return BadStore(f"{where.url}: the node at {location} is damaged ({error}); restore its file from a backup")
+    return BadStore(f"{url}: the node at {location} is damaged ({error}); restore its file from a backup")
 
 
 class Interiors:

@@ -44,7 +44,8 @@ class Points:
     """The nodes that reads of few keys have met last, of all trees of a local store."""
 
     def __init__(self, where: Backend, room: int = ROOM) -> None:
-        self._where = where
+        # not the backend itself, which holds this: it has to go with the last handle
+        self._url, self._folder = where.url, where.folder
         self._room = room
         self._lock = threading.Lock()
         self._nodes: OrderedDict[tuple[str, bytes], tuple[Node, int]] = OrderedDict()
@@ -109,7 +110,7 @@ class Points:
             return held[0]
         node, size = self._load(location, prefix)
         if (node.height if isinstance(node, Interior) else 0) != height:
-            raise BadStore(f"{self._where.url}: the node at {location} is not of height {height}; run fsck")
+            raise BadStore(f"{self._url}: the node at {location} is not of height {height}; run fsck")
         with self._lock:
             if not height:
                 self._balance = max(self._balance - _COST, -_OWED)
@@ -128,7 +129,7 @@ class Points:
         try:
             node = decode_values(data, prefix)
         except ValueError as error:
-            raise damaged(self._where, location, error) from error
+            raise damaged(self._url, location, error) from error
         # a bytes object of a key takes some 33 bytes beside what is in it, its place in lists 32 and more
         size = sum(map(len, node.keys)) + 100 * len(node.keys)
         size += len(node.data) if isinstance(node, Values) else 200 * len(node.keys)
@@ -136,7 +137,7 @@ class Points:
 
     def _read(self, kind: str, path: str, offset: int, length: int) -> bytes:
         try:
-            file = os.open(f"{self._where.folder}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(f"{self._folder}/{path}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 data = os.pread(file, length, offset)
                 while len(data) < length and (more := os.pread(file, length - len(data), offset + len(data))):
@@ -145,15 +146,15 @@ class Points:
                 os.close(file)
         except FileNotFoundError as error:
             raise BadStore(
-                f"{self._where.url}: data file {path} is missing; a view older than gc's grace period loses its "
+                f"{self._url}: data file {path} is missing; a view older than gc's grace period loses its "
                 "files, else restore it from a backup (fsck names all that is missing)"
             ) from error
         except OSError as error:
-            raise translate(error, f"reading {path}", self._where.url) from error
+            raise translate(error, f"reading {path}", self._url) from error
         if len(data) < length:
             what = "a value" if kind == "value" else "a node"
             raise BadStore(
-                f"{self._where.url}: data file {path} is damaged: it ends within {what} at {offset}, +{length}; "
+                f"{self._url}: data file {path} is damaged: it ends within {what} at {offset}, +{length}; "
                 "restore it from a backup"
             )
         return data

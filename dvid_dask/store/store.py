@@ -193,6 +193,9 @@ class Store:
         """
         place = canonical(url)
         where = backend(place)
+        if where.format is not None and where.read(FORMAT) is None:  # it was removed behind this process's back
+            where.format = None
+            where.trees.clear()
         _format_of(where)
         return cls(where, read_only=read_only)
 

@@ -115,4 +115,4 @@ def leaf_files(where: Backend, locations: list[str]) -> Iterator[str]:
         try:
             yield from decode_files(data)
         except ValueError as error:
-            raise damaged(where, location, error) from error
+            raise damaged(where.url, location, error) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import pickle
+import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -50,6 +52,34 @@ def test_create_open_reopen(url):
     assert again.settings.node_bytes == 20_000
     assert content(again.tree("a").view()) == {"x": "1"}
     assert pickle.loads(pickle.dumps(again)).trees() == ["a"]
+
+
+def test_a_store_whose_folder_was_removed_is_not_there(tmp_path):
+    url = str(tmp_path / "store")
+    held = Store.create(url)
+    held.create_tree("t").update(lambda tx: tx.put(b"key", b"value"))
+    assert held.tree("t").view().get(b"key") == b"value"
+    held.rest()
+    shutil.rmtree(url)
+    with pytest.raises(StoreNotFound, match="no store"):
+        Store.open(url)
+    new = Store.create(url)
+    new.create_tree("t").update(lambda tx: tx.put(b"key", b"other"))
+    assert new.tree("t").view().get(b"key") == b"other"
+
+
+def test_what_is_known_of_a_store_goes_with_its_last_handle(tmp_path):
+    gc.disable()
+    try:
+        store = Store.create(str(tmp_path / "store"))
+        store.create_tree("t").update(lambda tx: tx.put(b"key", b"value"))
+        assert store.tree("t").view().get(b"key") == b"value"
+        store.drop_tree("t")
+        backend = weakref.ref(store._where)
+        del store
+        assert backend() is None
+    finally:
+        gc.enable()
 
 
 def test_trees(store):
