@@ -295,8 +295,9 @@ class Store:
         if not view._count or view._where.url != self.url:
             return view
         state = _state(self._where, view.name)
-        if state.same(state.newest(), view):
-            return Tree(self, state).fold()
+        with contextlib.suppress(TreeNotFound):  # the view outlives its tree
+            if state.same(state.newest(), view):
+                return Tree(self, state).fold()
         return fold_apart(view)
 
     def _new_tree(self, name: str, manifest: bytes) -> Tree:

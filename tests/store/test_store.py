@@ -68,6 +68,15 @@ def test_a_store_whose_folder_was_removed_is_not_there(tmp_path):
     assert new.tree("t").view().get(b"key") == b"other"
 
 
+def test_a_view_whose_tree_was_dropped_can_be_branched(url):
+    store = Store.create(url)
+    tree = store.create_tree("t")
+    tree.update(lambda tx: tx.put(b"key", b"value"))
+    view = tree.view()
+    store.drop_tree("t")
+    assert content(store.branch(view, "again").view()) == {"key": "value"}
+
+
 def test_what_is_known_of_a_store_goes_with_its_last_handle(tmp_path):
     gc.disable()
     try:
