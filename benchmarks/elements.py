@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _report import amount, clock, console, duration, files_and_bytes, machine, repeated, table
+from _report import amount, bytes_written, clock, console, duration, machine, repeated, table
 from numpy.typing import NDArray
 
 import dvid_dask
@@ -180,7 +180,7 @@ def queries(synapses: Any, edge: int) -> None:
     table("Queries", ["", "time", "times faster than", ""], rows)
 
 
-def merging(repo: Any, synapses: Any, folder: Path) -> None:
+def merging(repo: Any, synapses: Any) -> None:
     """A large body into a small one, a small one into another, and the same with lists of JSON."""
     seg = synapses.version["segmentation"]
     bodies = [b for b in seg.bodies() if b != 1]
@@ -192,11 +192,11 @@ def merging(repo: Any, synapses: Any, folder: Path) -> None:
     def measure(name: str, pairs: list[tuple[int, int]]) -> None:
         seconds, written = [], []
         for target, other in pairs:
-            before = files_and_bytes(folder)[1]
+            before = bytes_written()
             with clock() as c:
                 seg.merge(target, [other])
             seconds.append(c.seconds)
-            written.append(files_and_bytes(folder)[1] - before)
+            written.append(bytes_written() - before)
         spent[name] = float(np.median(seconds)), int(np.median(written))
 
     measure("small body into a small one", small)
@@ -213,14 +213,14 @@ def merging(repo: Any, synapses: Any, folder: Path) -> None:
     lists = repo.new_instance("keyvalue", "json-lists")
     text, of = first_as_json(synapses, last)
     lists.put("large", text)
-    before = files_and_bytes(folder)[1]
+    before = bytes_written()
     with clock() as c:
         joined = [*msgspec.json.decode(lists["large"]), *msgspec.json.decode(b"[]")]
         lists.put_many({"large": b"", "small": msgspec.json.encode(joined)})
     whole = sum(synapses.count(last).values()) / of
     spent["the large body's list as JSON, decoded, joined, stored"] = (
         c.seconds * whole,
-        int((files_and_bytes(folder)[1] - before) * whole),
+        int((bytes_written() - before) * whole),
     )
     base = spent["small body into a small one"]
     rows = [
@@ -251,7 +251,7 @@ def main() -> None:
             rows = part.slice(0, 6000) if rows is None else rows
         synapses = loading(repo, str(folder / "synapses.*.parquet"), rows)
         queries(synapses, edge)
-        merging(repo, synapses, folder / "store")
+        merging(repo, synapses)
         console.print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

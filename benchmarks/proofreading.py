@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _report import amount, clock, console, duration, files_and_bytes, machine, table
+from _report import amount, bytes_written, clock, console, duration, files_and_bytes, machine, table
 
 import dvid_dask
 from dvid_dask.datatypes.labelmap import LabelMap
@@ -111,10 +111,6 @@ def new_instance(folder: Path, name: str) -> LabelMap:
     return seg
 
 
-def stored(seg: LabelMap) -> int:
-    return files_and_bytes(seg.version.datastore.url.removeprefix("file://"))[1]
-
-
 def percentiles(samples: list[float]) -> tuple[float, float]:
     ordered = sorted(samples)
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
@@ -152,11 +148,11 @@ def edits(folder: Path, blocks: int, times: int, rounds: int) -> None:
     some = iter(random.Random(7).sample(range(1, supervoxels + 1), rounds * times))
 
     def timed(what: str, action: Callable[..., object], *arguments: object) -> None:
-        before = stored(seg)
+        before = bytes_written()
         with clock() as c:
             action(*arguments)
         time_of[what][-1].append(c.seconds)
-        written[what].append(stored(seg) - before)
+        written[what].append(bytes_written() - before)
 
     for _ in range(rounds):
         for samples in time_of.values():

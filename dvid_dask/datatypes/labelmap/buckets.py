@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack, unpack_groups
+from dvid_dask.datatypes.labelmap.columns import pack_groups, rows_with, unpack, unpack_groups
 from dvid_dask.formats._jit import kernel
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Bucket:
         if not tables or not len(wanted):
             return no_supervoxels()
         table = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
-        table = table[:, _select(table, np.sort(wanted))]
+        table = table[:, rows_with(table[0], np.sort(wanted))]
         return cls.from_table(table if table.shape[1] < 2 else table[:, np.argsort(table[0])])
 
 
@@ -90,26 +90,6 @@ def bucket_table(_: bytes, value: bytes | None) -> tuple[NDArray[np.uint64], int
 def no_supervoxels() -> Bucket:
     """An empty table."""
     return Bucket.from_table(_EMPTY)
-
-
-@kernel
-def _select(table: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Rows with one of the ids wanted, which ascend."""
-    found = np.empty(table.shape[1], np.int64)
-    n = 0
-    for i in range(table.shape[1]):
-        low, high = 0, wanted.size
-        supervoxel = table[0, i]
-        while low < high:
-            middle = (low + high) // 2
-            if wanted[middle] < supervoxel:
-                low = middle + 1
-            else:
-                high = middle
-        if low < wanted.size and wanted[low] == supervoxel:
-            found[n] = i
-            n += 1
-    return found[:n]
 
 
 @kernel

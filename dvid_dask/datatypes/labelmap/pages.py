@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack, unpack_groups
+from dvid_dask.datatypes.labelmap.columns import pack_groups, rows_with, unpack, unpack_groups
 from dvid_dask.datatypes.labelmap.errors import DamagedDataError
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, overlay_table
 from dvid_dask.formats._jit import kernel
@@ -85,26 +85,6 @@ def page_rows(value: bytes) -> Rows:
     return Rows.from_table(page_table(value))
 
 
-@kernel
-def _select(table: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Rows whose supervoxel is one of the wanted, which ascend."""
-    found = np.empty(table.shape[1], np.int64)
-    n = 0
-    for i in range(table.shape[1]):
-        low, high = 0, wanted.size
-        supervoxel = table[3, i]
-        while low < high:
-            middle = (low + high) // 2
-            if wanted[middle] < supervoxel:
-                low = middle + 1
-            else:
-                high = middle
-        if low < wanted.size and wanted[low] == supervoxel:
-            found[n] = i
-            n += 1
-    return found[:n]
-
-
 def page_rows_of(value: bytes, wanted: NDArray[np.uint64]) -> Rows:
     """The rows of a page whose supervoxel is one of the wanted, which ascend."""
     if value[:1] != b"\x02":
@@ -113,7 +93,7 @@ def page_rows_of(value: bytes, wanted: NDArray[np.uint64]) -> Rows:
         ends = wanted.tolist()
         parts = [p for p in _parts(value) if bisect_left(ends, p[1]) < bisect_right(ends, p[2])]
         table = _unpacked(parts) if parts else _NO_ROWS
-    return Rows.from_table(np.ascontiguousarray(table[:, _select(table, wanted)]))
+    return Rows.from_table(np.ascontiguousarray(table[:, rows_with(table[3], wanted)]))
 
 
 def write_page(table: NDArray[np.uint64]) -> bytes:

@@ -63,13 +63,18 @@ class Victims:
             self.edits += len(done)
             path = self.path_to_tip(ds)
             known = len(self.model.log)
+            retold = True
             for version in path:
                 if version.uuid != self.model.uuid:
                     self.model, known = self.model.child(version.uuid), 0
-                records = list(version["seg"].mutations())
-                self.log(version["seg"], records[known:], [what for uuid, what in edits if uuid == version.uuid])
+                new = list(version["seg"].mutations())[known:]
+                retold &= self.log(version["seg"], new, [what for uuid, what in edits if uuid == version.uuid])
+                if retold:
+                    replay(self.model, new, ds.get_blob)
+                else:
+                    self.model.log += [plain(r) for r in new]
             seg = ds[path[-1].uuid]["seg"]
-            if any("undo" in what for _, what in edits) or any(words[:2] == ["begin", "undo"] for words in said):
+            if not retold or any(words[:2] == ["begin", "undo"] for words in said):
                 self.adopt(seg)
             self.settle_voxels(seg, done, said, seed)
             self.settle_elements(path[-1]["synapses"], done, said)
@@ -87,7 +92,7 @@ class Victims:
             self.root = path[-1].uuid
 
     def log(self, seg, new, acknowledged):
-        """The log has what was acknowledged, and at most one edit more."""
+        """The log has what was acknowledged, and at most one edit more; whether it tells the state: not after an undo."""
         told = {r["MutationID"]: r for r in new}
         known = {what["MutationID"]: what for what in acknowledged}
         assert len(told.keys() - known.keys()) <= 1
@@ -99,13 +104,10 @@ class Victims:
                 assert seg.version.locked or kept[what["undo"]].latest >= mutation
             else:
                 assert matches(told[mutation], what)
-        if not undoes and not any("Undoes" in r or "Redoes" in r for r in new):
-            replay(self.model, new, seg.version.datastore.get_blob)
-        else:
-            self.model.log += [plain(r) for r in new]
+        return not undoes and not any("Undoes" in r or "Redoes" in r for r in new)
 
     def adopt(self, seg):
-        """After an undo the log alone doesn't tell the state: what is there has to agree with itself."""
+        """Take over what is there, which has to agree with itself."""
         self.model.voxels = seg.read(GRID.offset, GRID.shape, supervoxels=True)
         ids = sorted({*self.model.mapping, *self.model.supervoxel_ids(), *range(seg.next_labels.next)})
         found, values = Mapping(seg.view()).entries(ids)
@@ -150,7 +152,7 @@ class Victims:
         lost, new = expected.items() - there.items(), there.items() - expected.items()
         assert len(lost) <= 2
         assert len(new) <= 1
-        if said[-1][0] != "begin":
+        if not said or said[-1][0] != "begin":  # without a word: killed before it had begun
             assert not lost
             assert not new
         self.elements = there
