@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import typer
 
-from dvid_dask.api import ServerConfig, nodes, repos, server
+from dvid_dask.api import AuthConfig, ServerConfig, nodes, repos, server
 from dvid_dask.api.config import _WITHOUT_EFFECT, KafkaConfig, _File
 from dvid_dask.api.faces import all_faces
 from dvid_dask.api.routes import Route
@@ -74,17 +74,14 @@ def configuration() -> str:
     renamed = {"rwmode": "mode", "logfile": "log_file"}
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for section, key, kind in configuration_keys():
-        defaults = KafkaConfig() if section == "kafka" else ServerConfig()
+        defaults = {"kafka": KafkaConfig(), "auth": AuthConfig()}.get(section, ServerConfig())
         described = _attributes(inspect.getdoc(type(defaults)) or "")
         attributes = {name.replace("_", ""): name for name in described} | renamed
-        attribute = attributes.get(key.replace("_", ""))
-        if attribute is None:
-            meaning, default = "Refused where it demands authentication: there is none.", ""
-        else:
-            meaning, default = described[attribute], f"`{getattr(defaults, attribute)!r}`"
+        attribute = attributes[key.replace("_", "")]
+        meaning, default = described[attribute], f"`{getattr(defaults, attribute)!r}`"
         lines.append(f"| `{section}.{key}` | {kind} | {default} | {_text(meaning)} |")
     lines += ["", "Keys of DVID that are accepted with a warning:", "", "| key | why it has no effect |", "|---|---|"]
-    lines += [f"| `{key}` | {_text(why)} |" for key, why in _WITHOUT_EFFECT.items() if key != "auth"]
+    lines += [f"| `{key}` | {_text(why)} |" for key, why in _WITHOUT_EFFECT.items()]
     return "\n".join(lines)
 
 
@@ -102,6 +99,8 @@ def _kind(kind: Any) -> str:
         return " or ".join(f"`{value!r}`" for value in options["enum"])
     if options.get("type") == "array":
         return "list of strings"
+    if options.get("type") == "object":
+        return "table of strings"
     return str(options.get("type", ""))
 
 

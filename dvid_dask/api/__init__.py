@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from .app import create_app
-from .config import ConfigError, KafkaConfig, ServerConfig, load_config, parse_config
+from .config import AuthConfig, ConfigError, KafkaConfig, ServerConfig, load_config, parse_config
 from .kafka import KafkaPublisher
 from .serve import serve
 
 __all__ = [
+    "AuthConfig",
     "ConfigError",
     "KafkaConfig",
     "KafkaPublisher",

@@ -257,7 +257,7 @@ def get_roi(call: Call) -> Response:
     name, comma, uuid = spec.partition(",")
     if "," in uuid or ":" in uuid or (comma and not uuid):
         raise BadRequest(f'"{spec[:80]}" is no ROI: expected name or name,uuid')
-    version = call.repo[uuid] if uuid else None
+    version = call.also(uuid) if uuid else None
     return stream(json_list(whole(of(call).in_roi(name, version)), none=b"null"), "application/json")
 
 

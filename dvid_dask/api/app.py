@@ -26,7 +26,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from . import instances, nodes, repos, server
 from .body import Body
 from .config import ServerConfig
-from .face import Call, NeedsThread, Request, VersionRequest
+from .face import Awaits, Call, NeedsThread, Request, VersionRequest
 from .faces import all_faces
 from .failures import Unrouted, error_response
 from .middleware import Blocked, CleanPath, Cors, Door, Failures
@@ -36,6 +36,8 @@ from .responses import Stream, empty
 from .state import ServerState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dvid_dask.versions import Datastore
@@ -72,6 +74,8 @@ def create_app(datastore: Datastore, config: ServerConfig | None = None) -> Appl
     ------
     BadRequest
         The block list of the configuration can't be read.
+    ConfigError
+        The users can't be told apart as configured: a secret or a file is missing, a public version isn't committed.
 
     Examples
     --------
@@ -107,7 +111,7 @@ class Application(Starlette):
 
         layers: ASGIApp = Failures(CleanPath(Blocked(http, state)))
         if state.config.cors_domains:
-            layers = Cors(layers, state.config.cors_domains)
+            layers = Cors(layers, state.origins)
         return Door(layers, state)
 
 
@@ -177,7 +181,7 @@ class Dispatch:
         scope["dvid.streams"] = streams
         response: Response | None = None
         try:
-            response = await anyio.to_thread.run_sync(handler, request, limiter=direct if body.small else streams)
+            response = await self.in_thread(handler, request, direct if body.small else streams)
             await response(scope, receive, send)
         finally:
             if isinstance(response, Stream):
@@ -185,6 +189,17 @@ class Dispatch:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(response.close, limiter=streams)
             request.close()
+
+    @staticmethod
+    async def in_thread(
+        handler: Callable[[Request], Response], request: Request, limiter: anyio.CapacityLimiter
+    ) -> Response:
+        """The answer of a handler; again and again as long as it asks for what the loop has to find out first."""
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(handler, request, limiter=limiter)
+            except Awaits as asked:
+                await asked.learn(request.scope)
 
     @staticmethod
     def ready(request: Request, response: Response) -> Response:
@@ -232,7 +247,7 @@ class Dispatch:
             if pace is not None and call.on_loop:
                 call.on_loop = False
                 pace.took(begun, time.perf_counter())
-        return self.marked(response)
+        return self.kept_private(self.marked(response), call.scope)
 
     def pace(self, door: FaceDoor) -> Pace:
         """How quick a handler has been."""
@@ -249,10 +264,13 @@ class Dispatch:
                 response = self.ready(request, instances.answer(request))  # type: ignore[arg-type]
             if request.warms is not None:  # type: ignore[attr-defined]
                 request.warms.warm = True  # type: ignore[attr-defined]
+        except Awaits:
+            request.undo()
+            raise
         except Exception as error:
             request.close()
             response = error_response(error, request.scope)
-        return self.marked(response)
+        return self.kept_private(self.marked(response), request.scope)
 
     def marked(self, response: Response) -> Response:
         """With the header that lets scripts see how long it took, where the configuration says so."""
@@ -260,19 +278,30 @@ class Dispatch:
             response.headers["Timing-Allow-Origin"] = "*"
         return response
 
+    def kept_private(self, response: Response, scope: Scope) -> Response:
+        """Not for caches that others share, where the answer depends on who asks."""
+        if self.state.guard is not None:
+            self.state.guard.mark(response, scope)
+        return response
+
     def elsewhere(self, request: Request) -> Response:
         """Runs in a thread: any other request."""
         try:
-            return self.ready(request, self.route(request))
+            response = self.ready(request, self.route(request))
+        except Awaits:
+            request.undo()
+            raise
         except Unrouted as error:
             try:
-                answer = self.options(request) or self.static(request)
+                response = self.options(request) or self.static(request) or error_response(error, request.scope)
+            except Awaits:
+                raise
             except Exception as failure:
-                return error_response(failure, request.scope)
-            return answer or error_response(error, request.scope)
+                response = error_response(failure, request.scope)
         except Exception as error:
             request.close()
-            return error_response(error, request.scope)
+            response = error_response(error, request.scope)
+        return self.kept_private(response, request.scope)
 
     def route(self, request: Request) -> Response:
         """The answer of the server's own endpoints."""

@@ -141,8 +141,8 @@ def get_mutations_range(call: Call) -> Response:
     Both are version selectors of this repository. Versions are followed by first parents, to the root where ``begin``
     is no ancestor of ``end``. ``?throttle=on`` as for ``mutations``.
     """
-    begin = call.repo[call.arg(0, "the first version")]
-    end = call.repo[call.arg(1, "the last version")]
+    begin = call.also(call.arg(0, "the first version"))
+    end = call.also(call.arg(1, "the last version"))
     call.throttled()
     name = call.datatype.name
 

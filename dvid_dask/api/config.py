@@ -1,20 +1,23 @@
 """The server's configuration: DVID's TOML, checked by schema.
 
 Section and key names are matched without regard to case, as DVID does. A key that has no meaning here is reported as a
-warning, never silently dropped; one that would protect something which this server can't protect stops the start.
+warning, never silently dropped; one that would protect something in a way that can't hold stops the start.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["ConfigError", "KafkaConfig", "ServerConfig", "load_config", "parse_config"]
+__all__ = ["AuthConfig", "ConfigError", "KafkaConfig", "ServerConfig", "load_config", "parse_config"]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,100 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
         return ",".join(server.partition("://")[2] or server for server in self.servers)
 
 
+#: How requests may have to prove who they come from.
+AUTH_MODES = ("none", "token", "authfile", "dsg")
+
+
+class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may read and write; see :mod:`dvid_dask.api.auth`.
+
+    Attributes
+    ----------
+    enforce : {"", "none", "token", "authfile", "dsg"}
+        What requests at repositories and versions need: nothing, a JSON Web Token that is signed with the secret of
+        ``DVID_JWT_SECRET_KEY``, such a token of a user that `auth_file` lists, or a token of the DatasetGateway at
+        `dsg_address`. Empty = ``token`` where `proxy_address` is set, else ``none``.
+    no_enforce : bool
+        Without `enforce`: ask for nothing although `proxy_address` is set.
+    enforce_internal : {"", "none", "token", "authfile", "dsg"}
+        What requests with the header ``X-DVID-Internal: true`` need instead; empty = the same. ``none`` needs
+        `trusted_proxies`.
+    trusted_proxies : tuple of str
+        Networks (``10.1.0.0/16``) from whose addresses that header counts; without any, from all.
+    proxy_address : str
+        ``host[:port]`` of the proxy that knows who is logged in: ``/api/server/token`` asks it.
+    auth_file : str
+        JSON file of users for ``authfile``: ``{"ann@lab.org": "readwrite", "*": "read"}``.
+    dsg_address : str
+        URL of the DatasetGateway.
+    dsg_cache_ttl : int
+        Seconds for which its answer about a token holds; 0 or less = 300.
+    dataset_map : dict of str to str
+        The gateway's dataset of each repository, by the UUID of its root. One that isn't named is closed to all but
+        the gateway's administrators.
+    public_versions : tuple of str
+        Full UUIDs of committed versions that everybody may read, and all versions above them.
+    jwt_secret : str
+        Key by which tokens are signed. From ``DVID_JWT_SECRET_KEY``, never from the file.
+    """
+
+    enforce: str = ""
+    no_enforce: bool = False
+    enforce_internal: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_address: str = ""
+    auth_file: str = ""
+    dsg_address: str = ""
+    dsg_cache_ttl: int = 300
+    dataset_map: dict[str, str] = {}
+    public_versions: tuple[str, ...] = ()
+    jwt_secret: str = ""
+
+    def __post_init__(self) -> None:
+        for key, given in (("enforce", self.enforce), ("enforce_internal", self.enforce_internal)):
+            if given and given.lower() not in AUTH_MODES:
+                raise ConfigError(f'auth.{key} is "{given[:40]}": expected one of {", ".join(AUTH_MODES)}')
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ConfigError(
+                    f'auth.trusted_proxies holds "{network[:80]}": expected a network as 10.1.0.0/16'
+                ) from None
+        if self.mode != "none" and self.internal_mode == "none" and not self.trusted_proxies:
+            raise ConfigError(
+                'auth.enforce_internal = "none" without auth.trusted_proxies would let in everybody who sends the '
+                "header X-DVID-Internal: name the networks of the proxies that set it"
+            )
+        if self.proxy_address and not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", self.proxy_address):
+            raise ConfigError(f'auth.proxy_address is "{self.proxy_address[:80]}": expected host or host:port')
+        if self.dsg_address:
+            try:
+                url = urlsplit(self.dsg_address)
+                sound = url.scheme in ("http", "https") and url.hostname and (url.port or 1) and not url.query
+            except ValueError:
+                sound = False
+            if not sound:
+                raise ConfigError(f'auth.dsg_address is "{self.dsg_address[:80]}": expected https://host[:port]')
+
+    @property
+    def mode(self) -> str:
+        """What holds for requests from outside: one of `AUTH_MODES`."""
+        if self.enforce:
+            return self.enforce.lower()
+        return "token" if self.proxy_address and not self.no_enforce else "none"
+
+    @property
+    def internal_mode(self) -> str:
+        """What holds for internal requests."""
+        return self.enforce_internal.lower() or self.mode
+
+    @property
+    def modes(self) -> set[str]:
+        """All that some requests meet."""
+        return {self.mode, self.internal_mode}
+
+
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the server needs to know beside its store.
 
@@ -75,7 +172,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Free text of ``/api/server/note`` and ``/api/server/info``.
     cors_domains : tuple of str
         Origins whose scripts may read answers: ``*`` for all, complete origins (``https://host[:port]``), or patterns
-        with one ``*`` in them.
+        with one ``*`` in them. Where users are asked for: no ``*`` for all, but also domains (``lab.org``), each with
+        all below it.
     mode : {"", "readonly", "fullwrite"}
         ``readonly`` refuses every change (but for requests with the admin token); ``fullwrite`` lets clients write to
         committed versions.
@@ -115,6 +213,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Seconds that a client may stay silent in the middle of a body.
     kafka : KafkaConfig
         Where mutations are announced.
+    auth : AuthConfig
+        Who may read and write.
     path, text : str
         The file it came from and what stood in it.
     """
@@ -142,8 +242,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     body_memory: int = 2 << 30
     body_timeout: float = 120.0
     kafka: KafkaConfig = KafkaConfig()
+    auth: AuthConfig = AuthConfig()
     path: str = ""
     text: str = ""
+
+    @property
+    def nobody_writes(self) -> bool:
+        """Whether the store can be opened for reading alone: through a read-only server, administrators write."""
+        return self.mode == "readonly" and not self.admin_token and "dsg" not in self.auth.modes
 
 
 class _Server(msgspec.Struct, kw_only=True):
@@ -165,11 +271,16 @@ class _Server(msgspec.Struct, kw_only=True):
 
 
 class _Auth(msgspec.Struct, kw_only=True):
-    enforce: str = ""
-    enforce_internal: str = ""
+    enforce: Text = ""
     no_enforce: bool = False
-    proxy_address: str = ""
-    public_versions: list[str] = []
+    enforce_internal: Text = ""
+    trusted_proxies: list[Text] = []
+    proxy_address: Text = ""
+    auth_file: Text = ""
+    dsg_address: Text = ""
+    dsg_cache_ttl: Annotated[int, msgspec.Meta(ge=-(1 << 40), le=1 << 40)] = 300
+    dataset_map: dict[Text, Text] = {}
+    public_versions: list[Text] = []
 
 
 class _Logging(msgspec.Struct, kw_only=True):
@@ -215,7 +326,6 @@ _WITHOUT_EFFECT: dict[str, str] = {
     "mutcache": "label history needs no cache of its own",
     "cache": "caches size themselves",
     "groupcache": "caches are the process's own",
-    "auth": "no authentication is active",
 }
 
 
@@ -241,7 +351,8 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
     Raises
     ------
     ConfigError
-        Not TOML, a value of the wrong type, a topic suffix without its data UUID, or authentication demanded.
+        Not TOML, a value of the wrong type, a topic suffix without its data UUID, or a rule of authentication
+        that can't hold.
 
     Examples
     --------
@@ -257,7 +368,6 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
         parsed = msgspec.convert(raw, _File)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}") from None
-    _refuse_auth(parsed.auth)
     for message in _remarks(raw):
         log.warning("%s: %s", where, message)
     if "kafka" in raw and not parsed.kafka.servers:
@@ -288,6 +398,7 @@ def parse_config(content: str, path: Path | None = None) -> ServerConfig:
         shutdown_delay=defaults.shutdown_delay if s.shutdowndelay is None else s.shutdowndelay,
         log_file=at(parsed.logging.logfile),
         kafka=_kafka(parsed.kafka, where),
+        auth=_auth(parsed.auth, where),
         path=str(path) if path else "",
         text=content,
     )
@@ -318,15 +429,14 @@ def _lower(table: Any, depth: int = 0) -> Any:
     return {str(k).lower(): _lower(v, depth + 1) for k, v in table.items()}
 
 
-def _refuse_auth(auth: _Auth) -> None:
-    mode = auth.enforce.lower() or ("none" if auth.no_enforce or not auth.proxy_address else "token")
-    for key, value in (("enforce", mode), ("enforce_internal", auth.enforce_internal.lower() or "none")):
-        if value != "none":
-            raise ConfigError(
-                f'auth.{key} = "{value}": this server has no authentication, so it would serve unprotected what is '
-                "meant to be protected. Put an authenticating proxy in front of it and set enforce = "
-                '"none", or leave [auth] out'
-            )
+def _auth(a: _Auth, where: str) -> AuthConfig:
+    given = msgspec.structs.asdict(a)
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    try:
+        # the file's path is relative to where the server is started, as in DVID
+        return AuthConfig(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _remarks(raw: dict[str, Any]) -> list[str]:

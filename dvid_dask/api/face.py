@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 
-from dvid_dask.errors import BadRequest, did_you_mean
+from dvid_dask.errors import BadRequest, DvidError, did_you_mean
 
 from .body import Body
 from .failures import BrokenBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from starlette.responses import Response
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .state import ServerState
 
 __all__ = [
+    "Awaits",
     "Body",
     "BrokenBody",
     "Call",
@@ -56,6 +57,7 @@ __all__ = [
     "Request",
     "VersionRequest",
     "decode_json",
+    "learned",
 ]
 
 T = TypeVar("T")
@@ -130,8 +132,8 @@ class Request:
 
     @cached_property
     def user(self) -> str:
-        """Who asks, by query option ``u``."""
-        return self.query.get("u", "")
+        """Who asks, by query option ``u``; without it, whoever the token belongs to that let the request in."""
+        return self.query.get("u", "") or str(self.scope.get("dvid.user", ""))
 
     @cached_property
     def app(self) -> str:
@@ -140,10 +142,13 @@ class Request:
 
     @cached_property
     def admin(self) -> bool:
-        """Whether the request carries the admin token."""
+        """Whether the request carries the admin token, or comes from an administrator of the DatasetGateway."""
         secret = self.server.config.admin_token
         given = self.query.get("admintoken", "") if b"admintoken" in self.scope["query_string"] else ""
-        return bool(secret) and hmac.compare_digest(given.encode(), secret.encode())
+        if secret and hmac.compare_digest(given.encode(), secret.encode()):
+            return True
+        guard = self.server.guard
+        return guard is not None and guard.is_admin(self)
 
     @property
     def force(self) -> bool:
@@ -235,9 +240,71 @@ class VersionRequest(Request):
         """The repository of that version."""
         return self.version.repo
 
+    def also(self, selector: str) -> Version:
+        """Another version of the same repository, which the request wants to read too.
+
+        Raises
+        ------
+        UnknownVersion, AmbiguousVersion, BadRequest
+            No version, or several.
+        DvidError
+            Who asks may not read it: that the first version is public says nothing of others.
+        """
+        guard = self.server.guard
+        if guard is None:
+            return self.repo[selector]
+        version = guard.select(self.repo, selector)
+        guard.check(self, version)
+        return version
+
 
 class NeedsThread(Exception):  # noqa: N818  an event, like StopIteration
     """A quick handler found that it isn't: it has to run again, in a thread."""
+
+
+class Awaits(NeedsThread):
+    """Something has to be asked for on the event loop, where no thread waits for it; then the handler runs again.
+
+    To be raised before anything of the body is read and before anything is changed.
+
+    Parameters
+    ----------
+    key : str
+        Under which the request's scope gets the answer, or the error by which it failed.
+    ask : callable
+        Without arguments, asynchronous; may raise errors of :mod:`dvid_dask.errors`.
+    """
+
+    def __init__(self, key: str, ask: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(key)
+        self.key = key
+        self.ask = ask
+
+    async def learn(self, scope: Scope) -> None:
+        """Ask, and keep the answer."""
+        try:
+            scope[self.key] = await self.ask()
+        except DvidError as error:
+            scope[self.key] = error
+
+
+def learned(request: Request, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer to a question that takes the event loop; see :class:`Awaits`.
+
+    Raises
+    ------
+    Awaits
+        It wasn't asked yet.
+    DvidError
+        The question failed.
+    """
+    found = request.scope.get(key)
+    if found is None:
+        raise Awaits(key, ask)
+    if isinstance(found, DvidError):
+        raise found
+    answer: T = found
+    return answer
 
 
 class Call(VersionRequest):

@@ -12,13 +12,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from dvid_dask import store
-from dvid_dask.errors import BadRequest, DvidError, UnknownInstance
+from dvid_dask.errors import BadRequest, DvidError, Forbidden, UnknownInstance
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-__all__ = ["BrokenBody", "Unrouted", "error_response", "plain_error", "status_of"]
+__all__ = [
+    "AuthServiceFailed",
+    "BrokenBody",
+    "NotPermitted",
+    "Unauthenticated",
+    "Unrouted",
+    "error_response",
+    "plain_error",
+    "status_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +54,24 @@ class BrokenBody(BadRequest):
     """The client left, or fell silent, before the end of its body."""
 
 
+class Unauthenticated(DvidError, PermissionError):  # noqa: N818  named as the field does
+    """Nobody knows who asks: a token is missing, or is no longer valid."""
+
+    status = 401
+
+
+class NotPermitted(Forbidden):
+    """It is known who asks, and that one may not do this."""
+
+    status = 403
+
+
+class AuthServiceFailed(DvidError, RuntimeError):  # noqa: N818
+    """The service that knows the users can't be reached, or answers what makes no sense."""
+
+    status = 502
+
+
 def status_of(error: Exception) -> int | None:
     """The HTTP status of an error; ``None`` for one that nobody raised on purpose."""
     if isinstance(error, DvidError):
@@ -69,6 +96,8 @@ def error_response(error: Exception, scope: Scope) -> Response:
         response = plain_error(f"{words}{error}", status, scope)
         if status == 503:
             response.headers["Retry-After"] = "1"
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, BrokenBody):
             # what still comes over this connection is the rest of that body
             response.headers["Connection"] = "close"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["answer", "find", "is_instance_path"]
 
 MUTATING = frozenset({"POST", "PUT", "DELETE"})
+#: Keywords that set something by every method, GET too, at some types.
+CHANGING = frozenset({"resolution", "extents"})
 
 
 def is_instance_path(path: str) -> bool:
@@ -48,7 +50,7 @@ def find(call: Call) -> Door:
         parts.pop()
     selector, name, keyword = parts[3:6]
     call.keyword, call.args = keyword, parts[6:]
-    call.version = gate(call, selector)
+    call.version = gate(call, selector, changes=keyword in CHANGING)
     call.instance = instance = call.version[name]
     if keyword == "blobstore":
         return _BLOBS

@@ -30,6 +30,7 @@ from .failures import error_response, plain_error
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from .origins import Origins
     from .state import ServerState
 
 __all__ = ["Blocked", "CleanPath", "Cors", "Door", "Failures", "client_address", "is_plain_path"]
@@ -103,7 +104,7 @@ def _activity(scope: Scope, status: int, milliseconds: float, length_in: int, le
         "time": int(time.time()),
         "duration": round(milliseconds, 3),
         "status": status,
-        "user": query.get("u", ""),
+        "user": query.get("u", "") or scope.get("dvid.user", ""),
         "client": query.get("app", ""),
         "method": scope["method"],
         "uri": uri,
@@ -120,24 +121,18 @@ _TOKEN = re.compile(r"(\badmintoken=)[^&;]*", re.IGNORECASE)
 class Cors:
     """Cross-origin access, by the configured domains.
 
-    With ``*`` every answer allows any origin. With a list, the origin must be one of its entries, which are complete
-    origins or hold one ``*``; letters count without case. A preflight is answered here, whatever the path: the browser
-    asks whether it may ask, and a committed version has no say in that.
+    Without users, ``*`` lets any origin read every answer. A preflight is answered here, whatever the path: the browser
+    asks whether it may ask, and neither a committed version nor a missing token has a say in that.
     """
 
     METHODS = "GET, POST, DELETE, HEAD"
 
-    def __init__(self, app: ASGIApp, domains: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self.app = app
-        self.any = "*" in domains
-        self.patterns = [re.compile(".*".join(map(re.escape, d.lower().split("*")))) for d in domains]
-
-    def allows(self, origin: str) -> bool:
-        """Whether scripts of this origin may read answers."""
-        return self.any or any(p.fullmatch(origin.lower()) for p in self.patterns)
+        self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self.patterns:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -146,12 +141,14 @@ class Cors:
             await self.preflight(headers, origin)(scope, receive, send)
             return
         extra: list[tuple[bytes, bytes]] = []
-        if self.any:
+        if self.origins.any:
             extra.append((b"access-control-allow-origin", b"*"))
         else:
             extra.append((b"vary", b"Origin"))
-            if origin and self.allows(origin):
+            if origin and self.origins.allows(origin):
                 extra.append((b"access-control-allow-origin", origin.encode("latin-1")))
+                if self.origins.with_users:
+                    extra.append((b"access-control-allow-credentials", b"true"))
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -163,14 +160,17 @@ class Cors:
     def preflight(self, headers: Headers, origin: str) -> Response:
         """The answer to a browser's question: 204, with permission or without."""
         response = Response(status_code=204)
-        if not self.any:
+        origins = self.origins
+        if not origins.any:
             response.headers["Vary"] = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
         wanted = headers["access-control-request-method"].upper()
-        if wanted in self.METHODS.split(", ") and self.allows(origin):
-            response.headers["Access-Control-Allow-Origin"] = "*" if self.any else origin
-            response.headers["Access-Control-Allow-Methods"] = self.METHODS if self.any else wanted
+        if wanted in self.METHODS.split(", ") and origins.allows(origin):
+            response.headers["Access-Control-Allow-Origin"] = "*" if origins.any else origin
+            response.headers["Access-Control-Allow-Methods"] = self.METHODS if origins.any else wanted
             if "access-control-request-headers" in headers:
                 response.headers["Access-Control-Allow-Headers"] = headers["access-control-request-headers"]
+            if origins.with_users:
+                response.headers["Access-Control-Allow-Credentials"] = "true"
             response.headers["Access-Control-Max-Age"] = "600"
         return response
 

@@ -285,7 +285,7 @@ def get_history(call: Call) -> Response:
 @face.get("changes", args="/<version>", head=False)
 def get_changes(call: Call) -> Response:
     """What changed from another version to this one, field by field, in order of the body ids; as ``history``."""
-    since = call.repo[call.arg(0, "a version")]
+    since = call.also(call.arg(0, "a version"))
     return stream(json_array(map(encode_json, call.instance.changes(since))), "application/json")
 
 

@@ -31,8 +31,18 @@ _AT_LOCKED = frozenset({"branch", "newversion", "tag"})
 LIMIT = 1 << 26
 
 
-def gate(request: Request, selector: str) -> Version:
-    """The version that a selector names, for a request that may be refused by a read-only server.
+def gate(request: Request, selector: str, *, changes: bool = False) -> Version:
+    """The version that a selector names, for a request that may be refused by a read-only server, or need a user.
+
+    Every request at a repository or a version comes through here, whichever way it takes.
+
+    Parameters
+    ----------
+    request : Request
+    selector : str
+        The version.
+    changes : bool
+        Whether it would change something by any method.
 
     Raises
     ------
@@ -40,10 +50,16 @@ def gate(request: Request, selector: str) -> Version:
         It names none, or several.
     Forbidden
         The server is read-only, the request would change something and carries no admin token.
+    DvidError
+        Who asks is unknown, or may not do this; see :mod:`dvid_dask.api.auth`.
     """
-    version = request.server.datastore[selector]
-    if request.server.read_only and request.method not in ("GET", "HEAD") and not request.admin:
+    server = request.server
+    guard = server.guard
+    version = server.datastore[selector] if guard is None else guard.select(server.datastore, selector)
+    if server.read_only and (changes or request.method not in ("GET", "HEAD")) and not request.admin:
         raise Forbidden("the server is in read-only mode")
+    if guard is not None:
+        guard.check(request, version, changes=changes)
     return version
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
+    from multiprocessing.sharedctypes import Synchronized
     from types import FrameType
 
 __all__ = ["serve_in_processes"]
@@ -87,6 +88,8 @@ class _Crowd:
     def __init__(self, url: str, config: ServerConfig, listener: socket.socket) -> None:
         self.arguments = url, config, listener
         self.context = multiprocessing.get_context("spawn")  # tensorstore and fork don't mix
+        # told to one of them, for all: who is no longer a user must not get in through another
+        self.reloads: Synchronized[int] = self.context.Value("Q", 0)
         self.members: list[_Member] = []
         self.stopping = False
 
@@ -94,7 +97,7 @@ class _Crowd:
         said, ready = self.context.Pipe(duplex=False)
         end, lifeline = self.context.Pipe(duplex=False)
         level = logging.getLogger().getEffectiveLevel()
-        process = self.context.Process(target=_serve_one, args=(*self.arguments, ready, end, level))
+        process = self.context.Process(target=_serve_one, args=(*self.arguments, ready, end, level, self.reloads))
         process.start()
         ready.close()
         end.close()
@@ -147,7 +150,13 @@ class _Crowd:
 
 
 def _serve_one(
-    url: str, config: ServerConfig, listener: socket.socket, ready: Connection, parent: Connection, level: int
+    url: str,
+    config: ServerConfig,
+    listener: socket.socket,
+    ready: Connection,
+    parent: Connection,
+    level: int,
+    reloads: Synchronized[int],
 ) -> None:
     """What each process does."""
     import dvid_dask
@@ -158,10 +167,9 @@ def _serve_one(
     os.setpgrp()  # Ctrl-C at a terminal is for the parent, which tells us
     start_logging(config, level)
     threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
-    nobody_writes = config.mode == "readonly" and not config.admin_token
-    with dvid_dask.open(url, read_only=nobody_writes) as datastore, publishing(datastore, config) as publisher:
+    with dvid_dask.open(url, read_only=config.nobody_writes) as datastore, publishing(datastore, config) as publisher:
         datastore.store.max_age = 0.0
-        whole = run(datastore, config, listener, lambda: _say(ready), publisher)
+        whole = run(datastore, config, listener, lambda: _say(ready), publisher, reloads)
     if not whole:
         logging.shutdown()
         os._exit(1)

@@ -13,7 +13,8 @@ from dvid_dask.bases import is_below, named_url
 from dvid_dask.errors import BadRequest, Forbidden
 from dvid_dask.formats.urls import shown
 
-from .failures import Unrouted
+from .auth import visible_of
+from .failures import NotPermitted, Unrouted
 from .nodes import LIMIT, convert, fold, gate, given, log_lines
 from .responses import empty, json, text
 from .routes import Routes
@@ -37,7 +38,7 @@ def need_admin(request: Request) -> None:
     Raises
     ------
     Forbidden
-        There is none, or the server has none to compare with.
+        There is none, or the server has none to compare with, and no administrator of the DatasetGateway asks.
     """
     if not request.admin:
         hint = "" if request.server.config.admin_token else " (this server was started without DVID_ADMIN_TOKEN)"
@@ -88,8 +89,16 @@ def raise_mutation_ids(repo: Repo, least: int) -> None:
 
 @top.get("/api/repos/info")
 def get_repos(request: Request) -> Response:
-    """All repositories, as a JSON object keyed by root UUID."""
-    return json({root: repo.to_json() for root, repo in request.server.datastore.repos.items()})
+    """All repositories, as a JSON object keyed by root UUID.
+
+    Who may not read a repository sees of it what is public, without its log; or nothing, where nothing is.
+    """
+    shown = {}
+    for root, repo in request.server.datastore.repos.items():
+        visible = visible_of(request, repo)
+        if visible is None or root in visible:
+            shown[root] = repo.to_json(visible)
+    return json(shown)
 
 
 @routes.head("/api/repo/{uuid}")
@@ -100,8 +109,14 @@ def head_repo(request: VersionRequest) -> Response:
 
 @routes.get("/api/repo/{uuid}/info")
 def get_info(request: VersionRequest) -> Response:
-    """The repository: alias, description, log, data instances and the DAG of versions, as JSON."""
-    return json(request.repo.to_json())
+    """The repository: alias, description, log, data instances and the DAG of versions, as JSON.
+
+    Who may not read it sees the public versions alone, without the repository's log.
+    """
+    visible = visible_of(request, request.repo)
+    if visible is not None and request.repo.root not in visible:
+        raise NotPermitted(f"nothing of repository {request.repo.root} is public")
+    return json(request.repo.to_json(visible))
 
 
 class _Info(msgspec.Struct):
@@ -122,8 +137,8 @@ def post_info(request: VersionRequest) -> Response:
 
 @routes.get("/api/repo/{uuid}/log")
 def get_log(request: VersionRequest) -> Response:
-    """The repository's log: ``{"log": ["<time>  <text>", ...]}``."""
-    return json({"log": request.repo.log})
+    """The repository's log: ``{"log": ["<time>  <text>", ...]}``; empty for who may read public versions alone."""
+    return json({"log": request.repo.log if visible_of(request, request.repo) is None else []})
 
 
 @routes.post("/api/repo/{uuid}/log")
@@ -173,8 +188,13 @@ def post_instance(request: VersionRequest) -> Response:
 
 @routes.get("/api/repo/{uuid}/branch-versions/{name}")
 def get_branch_versions(request: VersionRequest) -> Response:
-    """UUIDs from the leaf of a branch up to the root of the repository; ``[]`` for an unknown branch."""
-    return json([version.uuid for version in request.repo.branch_versions(request.params["name"])])
+    """UUIDs from the leaf of a branch up to the root of the repository; ``[]`` for an unknown branch.
+
+    Who may not read the repository gets those of public versions.
+    """
+    visible = visible_of(request, request.repo)
+    uuids = [version.uuid for version in request.repo.branch_versions(request.params["name"])]
+    return json(uuids if visible is None else [uuid for uuid in uuids if uuid in visible])
 
 
 class _Merge(msgspec.Struct):

@@ -20,14 +20,17 @@ import uvicorn
 import dvid_dask
 
 from .app import create_app
+from .auth import guard_of
 from .config import ConfigError, ServerConfig
 from .kafka import publishing
+from .origins import Origins
 from .processes import serve_in_processes
 from .protocol import Lane, protocol
 from .warming import start_warming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.sharedctypes import Synchronized
     from types import FrameType
 
     from dvid_dask.versions import Datastore
@@ -63,7 +66,8 @@ def serve(
     host, port
         Where to listen; default: as configured, else 127.0.0.1:8000. Port 0 takes a free one.
     config : ServerConfig, optional
-        The admin token is taken from the environment, ``DVID_ADMIN_TOKEN``, where the configuration has none.
+        The admin token and the secret of web tokens are taken from the environment, ``DVID_ADMIN_TOKEN`` and
+        ``DVID_JWT_SECRET_KEY``, where the configuration has none.
     announce : callable
         Gets one line that says where the server listens, once it does.
     processes : int
@@ -73,22 +77,26 @@ def serve(
     ------
     ConfigError
         The address is no ``host:port``, or can't be listened on; Kafka is configured and its client is missing or
-        refuses the configuration.
+        refuses the configuration; users are to be asked for and the secret, their file or a public version isn't there.
     """
     config = config or ServerConfig()
     if not config.admin_token:
         config = msgspec.structs.replace(config, admin_token=os.environ.get("DVID_ADMIN_TOKEN", ""))
+    if not config.auth.jwt_secret:
+        secret = os.environ.get("DVID_JWT_SECRET_KEY", "")
+        config = msgspec.structs.replace(config, auth=msgspec.structs.replace(config.auth, jwt_secret=secret))
     at, number = split_address(config.http_address)
     at, number = host if host is not None else at, port if port is not None else number
     if processes > 1 and (not isinstance(store, (str, os.PathLike)) or os.fspath(store).startswith("memory:")):
         raise ConfigError("several processes can serve a store on disk or in a bucket, by its path or URL")
     with contextlib.ExitStack() as held:
         if isinstance(store, (str, os.PathLike)):
-            # admins may write through a read-only server
-            nobody_writes = config.mode == "readonly" and not config.admin_token
-            datastore = held.enter_context(dvid_dask.open(os.fspath(store), read_only=nobody_writes))
+            datastore = held.enter_context(dvid_dask.open(os.fspath(store), read_only=config.nobody_writes))
         else:
             datastore = store
+        if processes > 1:
+            # in one, the application finds it out before it serves
+            guard_of(datastore, config, Origins())
         listener = held.enter_context(_listen(at, number))
         url = datastore.store.url
         said = f"Serving {url} on http://{_shown(listener)} (Ctrl-C stops)"
@@ -110,9 +118,12 @@ def run(
     listener: socket.socket,
     on_ready: Callable[[], None],
     publisher: KafkaPublisher | None,
+    reloads: Synchronized[int] | None = None,
 ) -> bool:
     """Serve in this process until told to stop; returns whether all requests could finish."""
     app = create_app(datastore, config)
+    if app.state.server.guard is not None:
+        app.state.server.guard.reloads = reloads
     if publisher is not None:
         app.state.server.record_activity = publisher.activity
     options = uvicorn.Config(

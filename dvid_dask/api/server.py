@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import tensorstore as ts
 
 from dvid_dask import datatypes
-from dvid_dask.errors import BadRequest
 
 from .common import help_text
 from .face import Request
@@ -219,8 +218,17 @@ def get_groupcache(request: Request) -> Response:
 
 @routes.get("/api/server/token")
 def get_token(request: Request) -> Response:
-    """Issues no token: this server has no authentication (400)."""
-    raise BadRequest("this server issues no tokens: it has no authentication of its own")
+    """A JSON Web Token for whoever is logged in at the proxy (``auth.proxy_address``), as text.
+
+    The proxy is asked by the request's cookies; its certificate must be trusted. The token is good for 30 days. 400
+    where no proxy or no secret is configured, where the DatasetGateway's tokens are used, or where the proxy doesn't
+    know who asks.
+    """
+    from .auth.issuing import token_for
+
+    response = text(token_for(request))
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @routes.get("/api/server/config")
@@ -268,9 +276,14 @@ def post_settings(request: Request) -> Response:
 
 @routes.post("/api/server/reload-auth")
 def post_reload_auth(request: Request) -> Response:
-    """Read the authorisation file again; there is none here. Needs the admin token."""
+    """Read the authorization file again, and forget what the DatasetGateway said of users; needs the admin token.
+
+    It holds for all processes that serve. A bad file is refused (400), and the old rules stay. The public versions
+    stay what they were at the start.
+    """
     need_admin(request)
-    return text("no authorisation file is configured\n")
+    guard = request.server.guard
+    return text(guard.reload() if guard is not None else "no authentication is configured\n")
 
 
 @routes.post("/api/server/reload-blocklist")

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dvid_dask.errors import BadRequest, TooBusy
 
+from .auth import guard_of
 from .config import ServerConfig
+from .origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +48,10 @@ class ServerState:
         Requests being answered now. Changed on the event loop only.
     near : bool
         Whether a lookup in the store takes no longer than a disk does.
+    origins : Origins
+        Whose scripts may read answers.
+    guard : Guard or None
+        Asks who wants to read or write; None where nobody needs to say.
     record_activity : callable or None
         Gets a record of each request at the server, a repository or a version; must not wait.
     """
@@ -58,6 +64,8 @@ class ServerState:
         self.latencies = Latencies()
         self.bodies = ByteBudget(self.config.body_memory)
         self.block_list = BlockList.load(self.config.block_list_file)
+        self.origins = Origins(self.config.cors_domains, with_users=self.config.auth.mode != "none")
+        self.guard = guard_of(datastore, self.config, self.origins)
         self.near = datastore.store.url.startswith(("file:", "memory:"))
         self.started = time.time()
         self.available = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -529,13 +529,22 @@ class Repo:
 
     # ------------------------------------------------------------------ DVID's JSON
 
-    def to_json(self) -> dict[str, Any]:
-        """The repository as DVID's ``/api/repo/{uuid}/info`` shows it; numbers of versions, not UUIDs, link the DAG."""
+    def to_json(self, visible: Container[str] | None = None) -> dict[str, Any]:
+        """The repository as DVID's ``/api/repo/{uuid}/info`` shows it; numbers of versions, not UUIDs, link the DAG.
+
+        Parameters
+        ----------
+        visible : container of str, optional
+            UUIDs of the only versions to show, with each all above it, one or more of them of this repository. The
+            repository's own log is then left out.
+        """
         from dvid_dask.versions.version import Version
 
-        state = self.state()
+        state = self.state() if visible is None else self.state().only(visible)
         record = state.record
-        logs = self.datastore.meta.logs(self.id)
+        logs = dict(self.datastore.meta.logs(self.id))
+        if visible is not None:
+            logs.pop(0, None)
         leaf = state.leaf("")
         at = Version(self, state.root.id if leaf is None else leaf)
         next_id, saved = self.datastore.mutation_ids(self.id).at()

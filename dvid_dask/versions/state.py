@@ -7,7 +7,7 @@ version DAG are answered here, on plain numbers, so that they can be tested with
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TypeVar
 
@@ -45,6 +45,13 @@ class RepoState:
         self.record = record
         self.nodes = nodes
         self.instances = instances
+
+    def only(self, uuids: Container[str]) -> RepoState:
+        """The repository as if it had no other versions than these.
+
+        With a version, all above it must be among them.
+        """
+        return RepoState(self.record, {k: v for k, v in self.nodes.items() if v.uuid in uuids}, self.instances)
 
     @cached_property
     def root(self) -> NodeRecord:

@@ -15,7 +15,9 @@ import uvicorn
 from starlette.testclient import TestClient
 
 import dvid_dask
-from dvid_dask.api import ServerConfig, create_app
+from dvid_dask.api import AuthConfig, ServerConfig, create_app
+
+from .gateway import FakeGateway, make_world
 
 TOKEN = "let-me-in"
 ADMIN = {"admintoken": TOKEN}
@@ -132,6 +134,31 @@ def server_process(store, **settings):
         if popen.poll() is None:
             popen.kill()
         popen.communicate()
+
+
+@pytest.fixture
+def gateway(monkeypatch):
+    """A DatasetGateway on this machine."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    service = FakeGateway()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def guarded(make_client):
+    """A client of a server with users, over a store as of `make_world`."""
+
+    def make(datastore=None, world=None, settings=None, **auth):
+        if datastore is None:
+            datastore = dvid_dask.create("memory://", compact="never")
+        world = world or make_world(datastore)
+        client = make_client(datastore, auth=AuthConfig(**world.auth(**auth)), **(settings or {}))
+        client.world, client.guard = world, client.app.state.server.guard
+        return client
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""DVID's TOML: the keys that apply, in any case; warnings for the rest; no start where protection is asked for."""
+"""DVID's TOML: the keys that apply, in any case; warnings for the rest. `[auth]`: test_auth_config."""
 
 import logging
 
@@ -100,27 +100,6 @@ def test_the_smallest_file():
 def test_wrong_types_stop_the_start(text):
     with pytest.raises(ConfigError):
         parse_config(text)
-
-
-@pytest.mark.parametrize(
-    "auth",
-    [
-        'enforce = "dsg"',
-        'enforce = "Token"',
-        'enforce = "authfile"',
-        'enforce = "oauth"',
-        'proxy_address = "auth.lab.org"',
-        'enforce = "none"\nenforce_internal = "dsg"',
-    ],
-)
-def test_protection_that_is_not_there_stops_the_start(auth):
-    with pytest.raises(ConfigError, match="no authentication"):
-        parse_config(f"[auth]\n{auth}")
-
-
-@pytest.mark.parametrize("auth", ["", 'enforce = "none"', 'no_enforce = true\nproxy_address = "auth.lab.org"'])
-def test_no_protection_asked_for(auth):
-    parse_config(f"[auth]\n{auth}")
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def get_history(call: Call) -> Response:
     """The merges and cleaves that a body went through between two versions, as JSON objects one behind the other."""
     body = label_arg(call)
-    begin = call.repo[call.arg(1, "a first version")]
-    end = call.repo[call.arg(2, "a last version")]
+    begin = call.also(call.arg(1, "a first version"))
+    end = call.also(call.arg(2, "a last version"))
     told = cast(LabelMap, end[call.instance.name]).body_history(body, begin)
     first = next(told, None)
     if first is None:

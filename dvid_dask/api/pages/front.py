@@ -7,7 +7,7 @@
 ``/neuroglancer/``      the viewer, where its package is installed
 ======================  =====================================================================================
 
-They show what the API tells anybody, and change nothing. A configured web client takes their place.
+They show what the API tells whoever asks, and change nothing. A configured web client takes their place.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from urllib.parse import parse_qs
 import jinja2
 from starlette.responses import Response
 
+from dvid_dask.api.auth import visible_of
 from dvid_dask.datatypes import LABEL_VOLUMES
-from dvid_dask.errors import DvidError
+from dvid_dask.errors import DvidError, UnknownVersion
 from dvid_dask.store import StoreError
 from dvid_dask.versions.state import branch_name
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dvid_dask.api.face import Request
     from dvid_dask.versions import Repo, Version
     from dvid_dask.versions.records import NodeRecord
+    from dvid_dask.versions.state import RepoState
 
 __all__ = ["page_of"]
 
@@ -48,6 +50,10 @@ MANY = 1000
 COLOURS = 8
 #: Pages run no script and load nothing from elsewhere.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'self'; base-uri 'none'; form-action 'none'"
+
+
+#: Said where there is nothing, or nothing for who asks: that one learns nothing by the difference.
+_HIDDEN = "There is no such version, or you need to log in to see it."
 
 
 class Row(NamedTuple):
@@ -137,17 +143,27 @@ class Entry(NamedTuple):
 
 def front(request: Request) -> Response:
     """The repositories, the one changed last on top."""
-    entries = [_entry(repo) for repo in request.server.datastore.repos.values()]
+    entries, hidden = [], False
+    for repo in request.server.datastore.repos.values():
+        visible = visible_of(request, repo)
+        hidden = hidden or visible is not None
+        if visible is None or repo.root in visible:
+            entries.append(_entry(repo, visible))
     entries.sort(key=lambda entry: entry.updated, reverse=True)
-    return _page("front.html", entries=entries, health=health(request), title="dvid-dask")
+    return _page("front.html", entries=entries, hidden=hidden, health=health(request), title="dvid-dask")
 
 
-def _entry(repo: Repo) -> Entry:
-    state = repo.state()
+def _seen(repo: Repo, visible: frozenset[str] | None) -> RepoState:
+    """The repository, as far as it may be shown."""
+    return repo.state() if visible is None else repo.state().only(visible)
+
+
+def _entry(repo: Repo, visible: frozenset[str] | None) -> Entry:
+    state = _seen(repo, visible)
     newest = max(state.nodes.values(), key=lambda node: node.updated)
     picture = trouble = ""
     try:
-        version = _head(repo)
+        version = _head(repo, state)
         # a picture is worth a card: that of the first volume, images before labels
         for info in sorted(state.instances.values(), key=lambda i: (i.typename in LABEL_VOLUMES, i.name)):
             volume = volume_of(version, info)
@@ -170,11 +186,10 @@ def _entry(repo: Repo) -> Entry:
     )
 
 
-def _head(repo: Repo) -> Version:
+def _head(repo: Repo, state: RepoState) -> Version:
     """The version that people look at first: the tip of master."""
     from dvid_dask.versions import Version
 
-    state = repo.state()
     tip = state.leaf("")
     return Version(repo, tip if tip is not None else max(state.nodes))
 
@@ -184,11 +199,17 @@ def repository(request: Request, selector: str) -> Response:
     datastore = request.server.datastore
     try:
         repo = datastore[selector].repo
+        visible = visible_of(request, repo)
+        state = _seen(repo, visible)
+        if not state.nodes:
+            raise UnknownVersion(_HIDDEN)
         wanted = parse_qs(request.scope["query_string"].decode("latin-1")).get("at", [""])[0]
-        version = repo[wanted] if wanted else _head(repo)
+        version = repo[wanted] if wanted else _head(repo, state)
+        if version.id not in state.nodes:
+            raise UnknownVersion(_HIDDEN)
     except DvidError as error:
-        return _page("missing.html", status=404, reason=str(error), title="not found")
-    state = repo.state()
+        guarded = request.server.guard is not None
+        return _page("missing.html", status=404, reason=_HIDDEN if guarded else str(error), title="not found")
     newest = sorted(state.nodes)[-MANY:]
     drawing = draw({vid: state.nodes[vid].parents for vid in newest})
     address = f"/api/node/{version.uuid}"
