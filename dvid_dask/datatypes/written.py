@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from dvid_dask.boxes import Box
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.space import Space, prefix_stop
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Blocks(NamedTuple):
     @classmethod
     def _made(cls, around: Box, codes: NDArray[np.int64]) -> _Blocks:
         _, ny, nx = around.shape
-        layers = np.unique(codes // max(1, ny * nx)) + around.start[0]
+        layers = distinct(codes // max(1, ny * nx)) + around.start[0]
         return cls(around, codes, frozenset(layers.tolist()))
 
     @classmethod
@@ -57,16 +58,16 @@ class _Blocks(NamedTuple):
             return cls(Box((0, 0, 0), (0, 0, 0)), np.empty(0, np.int64), frozenset())
         around = Box.of(blocks.min(axis=0).tolist(), blocks.max(axis=0).tolist())
         around = Box.of(around.start, [v + 1 for v in around.stop])
-        return None if around.size >= 1 << 63 else cls._made(around, np.unique(_numbers(around, blocks)))
+        return None if around.size >= 1 << 63 else cls._made(around, distinct(_numbers(around, blocks)))
 
     def changed(self, added: NDArray[np.integer], removed: NDArray[np.integer]) -> _Blocks | None:
         """The blocks after some became more and others fewer; None as for `of`."""
         codes = self.codes
         gone = removed[_within(removed, self.around)]
         if len(gone):
-            codes = np.setdiff1d(codes, _numbers(self.around, gone))
+            codes = np.setdiff1d(codes, distinct(_numbers(self.around, gone)), assume_unique=True)
         if _within(added, self.around).all():
-            codes = np.union1d(codes, _numbers(self.around, added)) if len(added) else codes
+            codes = distinct(np.concatenate([codes, _numbers(self.around, added)])) if len(added) else codes
             return _Blocks._made(self.around, codes)
         return _Blocks.of(np.concatenate([self._unpacked(codes), added]))
 

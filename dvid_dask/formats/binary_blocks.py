@@ -20,6 +20,7 @@ import numpy as np
 from dvid_dask.formats import _binary_block_kernels as kernels
 from dvid_dask.formats import label_blocks, rles
 from dvid_dask.formats._bytes import Buffer, as_uint8
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def encode(blocks: Iterable[Buffer], positions_zyx: ArrayLike, label: int, label
     >>> len(encode([label_blocks.solid_block(5, (16, 16, 16))], [[0, 0, 0]], 5))
     33
     """
-    wanted = np.array([label], np.uint64) if labels is None else np.unique(np.asarray(labels, np.uint64))
+    wanted = np.array([label], np.uint64) if labels is None else distinct(np.asarray(labels, np.uint64))
     parts: list[bytes] = []
     shape: tuple[int, int, int] | None = None
     for block, position in zip(blocks, np.asarray(positions_zyx, np.int64).reshape(-1, 3).tolist(), strict=True):

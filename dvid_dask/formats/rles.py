@@ -23,6 +23,7 @@ import numpy as np
 from dvid_dask.formats import _rle_kernels as kernels
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats._bytes import Buffer
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -417,7 +418,7 @@ def iter_rles(
     64 [ 0  7  7 16]
     64 [ 0 15  7  8]
     """
-    wanted = np.unique(np.asarray(labels, np.uint64))
+    wanted = distinct(np.asarray(labels, np.uint64))
     shape: tuple[int, int, int] | None = None
     previous: tuple[int, int, int] | None = None
     for (bz, by), row in itertools.groupby(blocks, key=lambda pair: (int(pair[0][0]), int(pair[0][1]))):

@@ -21,6 +21,7 @@ from dvid_dask.datatypes.labelmap.bulk import finish as finish_labels
 from dvid_dask.datatypes.labelmap.counters import NextLabels
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops import job
 from dvid_dask.ops.bricks import Grid, Plan, plan_bricks
 from dvid_dask.ops.drafts import DraftLedger
@@ -108,7 +109,7 @@ class _NoteBlocks:
             voxels = self.base.read_box(self.grid.scale, leaf.start, leaf.shape, np.uint64)
             number, label, _ = label_blocks.count_blocks(voxels, block)
             cells = leaf.cells(block)
-            there = np.unravel_index(np.unique(number[label != 0]), cells.shape)
+            there = np.unravel_index(distinct(number[label != 0]), cells.shape)
             held.append(np.stack(there, axis=1) + np.array(cells.start))
 
         def note(_: Mutation, space: TxSpace) -> Result:

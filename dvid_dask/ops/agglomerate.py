@@ -14,6 +14,7 @@ from dvid_dask.datatypes.labelmap.events import SupervoxelsMoved
 from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest, DvidError, NotSupported
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops import job
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.job import LedgerPhase, Result
@@ -231,7 +232,7 @@ class _Agglomeration:
                     raise BadRequest(f"{n:,} rows name {what} {bad}, which is {'reserved' if bad else 'background'}")
         partitions = self.moves.partitions
         items = self._named.cut(index, 0, by_mapping_page(supervoxel, partitions), [supervoxel, body])
-        targets = np.unique(body)
+        targets = distinct(body)
         items += self._targets.cut(index, 0, by_mapping_page(targets, partitions), [targets])
         result = {"rows": len(supervoxel), "largest": int(body.max(initial=0))}
 
@@ -256,7 +257,7 @@ class _Agglomeration:
         other = ~first
         other[1:] &= body[1:] != body[:-1]
         if other.any():
-            twice = np.unique(supervoxel[other])
+            twice = distinct(supervoxel[other])
             raise BadRequest(f"supervoxels named with different bodies: {examples(twice)}; nothing is changed")
         supervoxel, body = supervoxel[first], body[first]
         found, mapped = Mapping(space).entries(supervoxel)
@@ -266,7 +267,7 @@ class _Agglomeration:
             raise BadRequest(
                 f"supervoxels that were split, or never had voxels: {examples(supervoxel[retired])}; nothing is changed"
             )
-        fresh = self._check_targets(space, np.unique(self._targets.read(space, partition)), supervoxel, body)
+        fresh = self._check_targets(space, distinct(self._targets.read(space, partition)), supervoxel, body)
         live = ~retired
         items = self.moves.cut(partition, 0, old[live], supervoxel[live], body[live])
         items += self.moves.cut_retired(partition, fresh)

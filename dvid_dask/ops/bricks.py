@@ -18,6 +18,7 @@ import numpy as np
 
 from dvid_dask.boxes import INT32_MAX, INT32_MIN, Box, Point
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Grid:
     def only(self, blocks: NDArray[np.integer[Any]]) -> Grid:
         """The same grid, with just the bricks that have one of these blocks (n, 3) of `scale`."""
         per_brick = np.array([e // b for e, b in zip(self.edge, self.block, strict=True)], np.int64)
-        return replace(self, chosen=np.unique(blocks.reshape(-1, 3) // per_brick, axis=0))
+        return replace(self, chosen=distinct_rows(blocks.reshape(-1, 3) // per_brick))
 
     def among(self, bricks: NDArray[np.int64]) -> Grid:
         """The same grid, with just those of its bricks at these grid positions (n, 3), distinct and in order."""

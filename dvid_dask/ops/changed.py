@@ -15,6 +15,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.ops.stored import block_batches
 from dvid_dask.store import prefix_end
 
@@ -62,12 +63,12 @@ def changed_labels(instance: BodyVolume, old: Space, new: Space, *, supervoxels:
         Supervoxels instead of bodies.
     """
     found = [np.empty(0, np.uint64), *_in_voxels(instance, old, new)]
-    ids: NDArray[np.uint64] = np.unique(np.concatenate(found))
+    ids: NDArray[np.uint64] = distinct(np.concatenate(found))
     if not supervoxels:
         bodies = [Mapping(old).bodies(ids), Mapping(new).bodies(ids)]
         bodies += [np.array([keys.body_of(key)], np.uint64) for key in differing_keys(instance, old, new, keys.BODY)]
         bodies += _in_mapping(instance, old, new)
-        ids = np.unique(np.concatenate(bodies))
+        ids = distinct(np.concatenate(bodies))
     there: NDArray[np.uint64] = ids[ids != 0]
     return there
 
@@ -91,7 +92,7 @@ def _in_voxels(instance: BodyVolume, old: Space, new: Space) -> Iterator[NDArray
 def _compare(layout: Layout, old: bytes | None, new: bytes | None) -> NDArray[np.uint64]:
     before, after = _voxels(layout, old), _voxels(layout, new)
     changed = before != after
-    found: NDArray[np.uint64] = np.unique(np.concatenate([before[changed], after[changed]]))
+    found: NDArray[np.uint64] = distinct(np.concatenate([before[changed], after[changed]]))
     return found
 
 
@@ -153,7 +154,7 @@ def changed_blocks(
     for scale in scales:
         held = list(differing_keys(instance, old, new, keys.scale_prefix(scale)))
         blocks = keys.blocks_of(held).astype(np.int64).reshape(-1, 3)
-        found.append(np.unique(np.concatenate([blocks, moved >> scale]), axis=0))
+        found.append(distinct_rows(np.concatenate([blocks, moved >> scale])))
     return found
 
 
@@ -177,7 +178,7 @@ def _blocks_of_moved(instance: BodyVolume, old: Space, new: Space) -> NDArray[np
             found.append(_indexed(old, ids[~there], before[~there])[0])
         else:
             found += _scanned(instance, new, ids)
-    return np.unique(np.concatenate(found), axis=0)
+    return distinct_rows(np.concatenate(found))
 
 
 def _indexed(
@@ -191,8 +192,8 @@ def _indexed(
         if not len(group) or not bodies[group[0]]:
             continue
         for rows in index.scan_rows_of(int(bodies[group[0]]), ids[group]):
-            found.append(np.unique(rows.block_zyx.astype(np.int64), axis=0))
-            seen.append(np.unique(rows.supervoxel))
+            found.append(distinct_rows(rows.block_zyx.astype(np.int64)))
+            seen.append(distinct(rows.supervoxel))
     return np.concatenate(found), np.isin(ids, np.concatenate(seen))
 
 

@@ -15,6 +15,7 @@ from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.contacts import count_contacts
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.ops.stored import stored_blocks
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ def contacts(instance: Datatype, bodies: ArrayLike | None = None, *, scale: int 
     if not 0 <= scale <= instance.layout.levels:
         raise BadRequest(f"{instance.name!r} has scales 0 to {instance.layout.levels}, not {scale}")
     space = instance.view(0)
-    chosen = None if bodies is None else np.unique(np.asarray(bodies, np.uint64).reshape(-1))
+    chosen = None if bodies is None else distinct(np.asarray(bodies, np.uint64).reshape(-1))
     per_brick = np.array([max(1, _EDGE // b) for b in instance.block_shape])
     if chosen is None:
         blocks = stored_blocks(instance, space, scale)
-        bricks = np.unique(blocks // per_brick, axis=0)
+        bricks = distinct_rows(blocks // per_brick)
     else:
         bricks = _bricks_of(space, chosen, scale, per_brick)
     z, y, x = (s * 2**scale for s in instance.voxel_size)
@@ -103,10 +104,10 @@ def _bricks_of(space: Space, bodies: NDArray[np.uint64], scale: int, per_brick: 
     found = [np.empty((0, 3), np.int64)]
     for body in bodies.tolist():
         for rows in index.scan_rows(body):
-            blocks = np.unique(distinct_blocks(rows.sorted()) >> scale, axis=0).astype(np.int64)
+            blocks = distinct_rows(distinct_blocks(rows.sorted()) >> scale).astype(np.int64)
             before = [blocks - step for step in np.eye(3, dtype=np.int64)]
-            found.append(np.unique(np.concatenate([blocks, *before]) // per_brick, axis=0))
-    return np.unique(np.concatenate(found), axis=0)
+            found.append(distinct_rows(np.concatenate([blocks, *before]) // per_brick))
+    return distinct_rows(np.concatenate(found))
 
 
 def _nothing() -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:

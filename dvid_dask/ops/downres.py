@@ -12,6 +12,7 @@ from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.datatypes.imageblk.adopted import AdoptedLayout
 from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.bricks import Grid, plan_bricks
 from dvid_dask.ops.image_bricks import ImageBricks
@@ -125,7 +126,7 @@ def downres(
     # blocks of coarser scales too: those without anything below them have to go
     scales_above = range(from_scale, levels + 1)
     found = [_changed(instance, space, s, scales_above) << (s - from_scale) for s in scales_above]
-    blocks = np.unique(np.concatenate(found), axis=0)
+    blocks = distinct_rows(np.concatenate(found))
     if not len(blocks):
         raise BadRequest(f"{instance.name!r} has no block at scale {from_scale} at version {instance.version.uuid}")
     box = box_of_blocks(blocks << from_scale, block)

@@ -32,6 +32,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.index import ranges_of_bodies
@@ -163,7 +164,7 @@ def _table(instance: LabelMap, space: Space, what: str) -> _Table:
     if what == "svcount":
         found = np.empty((0, 3), np.int64)
         for blocks in block_batches(instance, space, 0):
-            found = np.unique(np.concatenate([found, blocks.astype(np.int64) >> _BRICK_BITS]), axis=0)
+            found = distinct_rows(np.concatenate([found, blocks.astype(np.int64) >> _BRICK_BITS]))
         names = ("supervoxel", "z", "y", "x", "count")
         return _VoxelCounts(space=space, names=names, layout=instance.layout, bricks=found)
     if what == "mappings":

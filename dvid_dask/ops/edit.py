@@ -15,6 +15,7 @@ from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.moves import WHOLE
 from dvid_dask.errors import BadRequest, DvidError
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.agglomerate import bulk_labelmap
 from dvid_dask.ops.drafts import DraftLedger
@@ -214,7 +215,7 @@ def _run(
 
 def _refuse(ids: Ids, what: str) -> None:
     if len(ids):
-        raise BadRequest(f"{what}: {examples(np.unique(ids))}; nothing is changed")
+        raise BadRequest(f"{what}: {examples(distinct(ids))}; nothing is changed")
 
 
 def _repeated(ids: Ids) -> Ids:
@@ -241,7 +242,7 @@ class _Merges:
         _refuse(target[target == merged], "bodies to be merged into themselves")
         if not len(merged):
             return cls(merged, target)
-        pairs = np.unique(np.stack([merged, target], axis=1), axis=0)
+        pairs = distinct_rows(np.stack([merged, target], axis=1))
         merged, target = pairs[:, 0], pairs[:, 1]
         _refuse(_repeated(merged), "bodies to be merged into more than one other")
         ids, where = np.unique(np.concatenate([merged, target]), return_inverse=True)
@@ -324,7 +325,7 @@ class _Renumbering:
         _refuse_ids(old, new)
         _refuse(old[old == new], "bodies to be renumbered to their own id")
         if len(old):
-            pairs = np.unique(np.stack([old, new], axis=1), axis=0)
+            pairs = distinct_rows(np.stack([old, new], axis=1))
             old, new = pairs[:, 0], pairs[:, 1]
         _refuse(_repeated(old), "bodies to be renumbered to more than one id")
         _refuse(_repeated(np.sort(new)), "ids that more than one body would get")
@@ -342,8 +343,8 @@ class _Edits:
 
     @classmethod
     def of(cls, merges: _Merges, cleaves: _Cleaves, renumbering: _Renumbering) -> _Edits:
-        merging = np.unique(np.concatenate([merges.merged, merges.root]))
-        cleaving = np.unique(cleaves.body)
+        merging = distinct(np.concatenate([merges.merged, merges.root]))
+        cleaving = distinct(cleaves.body)
         naming = np.concatenate([renumbering.old, renumbering.new])
         for a, b, what in (
             (merging, cleaving, "merged and cleaved"),
@@ -364,7 +365,7 @@ class _Edits:
 
     def check(self, space: Space) -> None:
         """What the tasks don't check: bodies that something is added to, and ids that have to be free."""
-        roots = np.unique(self.merges.root)
+        roots = distinct(self.merges.root)
         _refuse(roots[~_exists(space, roots)], "bodies to be merged into, but they don't exist")
         target = self.renumbering.new
         _refuse(target[_exists(space, target)], "ids to renumber to, but there are bodies of these ids")

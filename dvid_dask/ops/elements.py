@@ -35,6 +35,7 @@ from dvid_dask.datatypes.base import Space
 from dvid_dask.datatypes.events import ListsReplaced
 from dvid_dask.datatypes.labelsz import LabelSize
 from dvid_dask.errors import BadRequest, DvidError, NotSupported
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.drafts import DraftLedger
 from dvid_dask.ops.element_lists import BODIES, TAGS, Slip, Slips, TaskNumbers
@@ -486,7 +487,7 @@ class _Load:
         if len(once) < len(come) and not self.keep_last:
             raise BadRequest(f"the table has positions twice: {_twice(come)}; nothing is changed")
         come, shape = once, self.shape
-        blocks = _distinct(block_of(come.zyx, shape))
+        blocks = distinct_rows(block_of(come.zyx, shape))
         held, _ = in_blocks(space, blocks)
         place = find(held.zyx, come.zyx)
         old = place >= 0
@@ -504,21 +505,6 @@ class _Load:
             return {"elements": len(come), "replaced": len(gone)}
 
         return self.ledger.commit("file", partition, step)
-
-
-def _distinct(blocks: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Each of some blocks (n, 3) once."""
-    if not len(blocks):
-        return blocks
-    low = blocks.min(axis=0).astype(np.int64)
-    sides = blocks.max(axis=0).astype(np.int64) - low + 1
-    if float(sides[0]) * float(sides[1]) * float(sides[2]) >= 2.0**62:
-        return np.asarray(np.unique(blocks, axis=0), np.int32)
-    at = blocks - low
-    flat = np.unique((at[:, 0] * sides[1] + at[:, 1]) * sides[2] + at[:, 2])
-    rest, x = np.divmod(flat, sides[2])
-    z, y = np.divmod(rest, sides[1])
-    return np.asarray(np.stack([z, y, x], axis=1) + low, np.int32)
 
 
 def _mixed(region: NDArray[np.int32]) -> NDArray[np.uint64]:

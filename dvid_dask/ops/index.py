@@ -24,6 +24,7 @@ from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.label_bricks import partition_of
@@ -420,7 +421,7 @@ def check_index(
     partitions = max(8, 2 * _ROWS_PER_BLOCK * len(blocks) // _ROWS_PER_PARTITION)
     show.say(f"label index of {instance.name!r}: {len(blocks):,} blocks, {partitions:,} partitions")
     edges = ranges_of_bodies(Index(space))
-    bricks = np.unique(blocks >> _REGION_BITS, axis=0)
+    bricks = distinct_rows(blocks >> _REGION_BITS)
     voxels = int(np.prod(instance.block_shape)) << 3 * _REGION_BITS
     count = _FromVoxels(ledger, space, instance.layout, bricks, partitions, inside)
     _run(ledger, "voxels", [voxels] * len(bricks), count, client, show)

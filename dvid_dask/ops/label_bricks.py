@@ -25,6 +25,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.writes import refuse_retired
 from dvid_dask.errors import BadRequest, Conflict
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops.job import InstanceLedger, Ledger, Result
 
 if TYPE_CHECKING:
@@ -383,7 +384,7 @@ class _Brick:
                 f"label {RESERVED} in block {where} (z, y, x): that id is reserved; nothing of it is written"
             )
         if self.task.adopts:
-            self.adopted.append(numbers[np.unique(number[label != 0])])
+            self.adopted.append(numbers[distinct(number[label != 0])])
         for n, block in zip(numbers.tolist(), blocks, strict=not self.task.adopts):
             slab.put(n, block)
         if len(label):
@@ -433,7 +434,7 @@ class _Brick:
         slab, layout = self.slabs[0], self.task.layout
         parts = list(counted)
         if not slab.fresh:
-            written = {int(n) for numbers, _, _ in counted for n in np.unique(numbers).tolist()}
+            written = {int(n) for numbers, _, _ in counted for n in distinct(numbers).tolist()}
             for n in sorted(written):
                 old = slab.old[n]
                 if old is not None:

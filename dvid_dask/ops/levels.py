@@ -21,6 +21,7 @@ from dvid_dask.datatypes.labelmap import LabelVolume
 from dvid_dask.datatypes.labelmap.arrays import VoxelArray
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import ome_zarr
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.formats.sharding import Sharding, chunk_ids
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import Result, ScratchLedger
@@ -124,7 +125,7 @@ class Level:
         first = np.maximum(low[inside], 0)
         last = np.minimum(low[inside] + grid.block, shape) - 1
         corners = [np.stack([(first, last)[k][:, axis] for axis, k in enumerate(which)], 1) for which in _CORNERS]
-        return replace(grid, chosen=np.unique(np.concatenate(corners) // grid.edge, axis=0))
+        return replace(grid, chosen=distinct_rows(np.asarray(np.concatenate(corners) // grid.edge, np.int64)))
 
     def describe(self) -> None:
         """Write its metadata."""

@@ -22,6 +22,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.datatypes.tarsupervoxels import TarSupervoxels
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.formats.meshes._libraries import LIBRARIES, library
 from dvid_dask.formats.meshes.files import EXTENSIONS
 from dvid_dask.formats.meshes.shard import mesh_sharding
@@ -316,7 +317,7 @@ def _chosen(
         asked = None
     else:
         try:
-            asked = np.unique(np.asarray(labels, np.uint64).reshape(-1))
+            asked = distinct(np.asarray(labels, np.uint64).reshape(-1))
         except (ValueError, TypeError, OverflowError) as error:
             raise BadRequest(f"labels are a list of unsigned 64-bit numbers: {error}") from None
         if len(asked) and asked[0] == 0:
@@ -385,7 +386,7 @@ def _bricks(
             if inside is not None:
                 blocks = blocks[inside.contains_blocks(blocks)]
             found.append(neighbours_before(blocks.astype(np.int64), per_brick))
-        return np.unique(np.concatenate(found), axis=0)
+        return distinct_rows(np.concatenate(found))
     index = Index(space)
     if supervoxels:
         scans = (index.scan_rows_of(body, wanted[members]) for body, members in _by_body(space, wanted))
@@ -393,8 +394,8 @@ def _bricks(
         scans = (index.scan_rows(body) for body in wanted.tolist())
     for scan in scans:
         for rows in scan:
-            blocks = np.unique(distinct_blocks(rows.sorted()) >> scale, axis=0).astype(np.int64)
+            blocks = distinct_rows(distinct_blocks(rows.sorted()) >> scale).astype(np.int64)
             if inside is not None:
                 blocks = blocks[inside.contains_blocks(blocks)]
             found.append(neighbours_before(blocks, per_brick))
-    return np.unique(np.concatenate(found), axis=0)
+    return distinct_rows(np.concatenate(found))

@@ -23,6 +23,7 @@ from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.compression import zstd_compress, zstd_decompress
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.meshes.mesh import simplified
 from dvid_dask.formats.meshes.surfaces import Piece, joined, surfaces
@@ -45,8 +46,8 @@ _MOST = 1 << 36
 def neighbours_before(blocks: NDArray[np.int64], per_brick: NDArray[Any]) -> NDArray[np.int64]:
     """Bricks that have cells with voxels of these blocks: their own, and those before them along each axis."""
     steps = np.array(list(itertools.product((0, 1), repeat=3)), np.int64)
-    found = [np.unique((blocks - step) // per_brick, axis=0) for step in steps]
-    return np.unique(np.concatenate(found), axis=0)
+    found = [distinct_rows((blocks - step) // per_brick) for step in steps]
+    return distinct_rows(np.concatenate(found))
 
 
 def encode_piece(piece: Piece) -> bytes:

@@ -21,6 +21,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping as LabelMapping
 from dvid_dask.datatypes.labelmap.nanovdb import Values, body_grid
 from dvid_dask.datatypes.labelmap.sparse import SparseVolume
 from dvid_dask.errors import BadRequest, Conflict, NotFound, NotSupported
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops import job
 from dvid_dask.ops.folders import end_job, ledger_at, plain_url, write_whole
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
@@ -255,7 +256,7 @@ def _chosen(
         found = ((b, h.voxels) for b, h in index.scan() if h.voxels >= max(1, min_voxels))
         table = np.fromiter(found, [("body", np.uint64), ("voxels", np.int64)])
         return table["body"].copy(), table["body"].copy(), table["voxels"].copy()
-    labels = np.unique(_ids(bodies))
+    labels = distinct(_ids(bodies))
     owners = LabelMapping(space).bodies(labels) if supervoxels else labels
     sizes = np.concatenate([np.empty(0, np.int64), *_sizes(index, labels, owners, supervoxels)])
     if not sizes.all():
@@ -285,8 +286,8 @@ def _sizes(
         return
     out = np.zeros(len(labels), np.int64)
     order = np.argsort(owners, kind="stable")
-    distinct, first = np.unique(owners[order], return_index=True)
-    for body, members in zip(distinct.tolist(), np.split(order, first[1:]), strict=True):
+    owner, first = np.unique(owners[order], return_index=True)
+    for body, members in zip(owner.tolist(), np.split(order, first[1:]), strict=True):
         if body:
             out[members] = index.voxels_of(body, labels[members]).astype(np.int64)
     yield out

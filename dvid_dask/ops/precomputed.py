@@ -23,6 +23,7 @@ from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import compressed_segmentation, label_blocks
 from dvid_dask.formats.compression import gzip_compress
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.formats.sharding import Sharding, choose_sharding, chunk_ids
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.job import Result, ScratchLedger
@@ -74,7 +75,7 @@ def shard_grid(instance: Datatype, space: Space, scale: int, box: Box, block: Po
     for blocks in block_batches(instance, space, scale):
         inside = blocks - first
         inside = inside[((inside >= 0) & (inside < chunks)).all(axis=1)]
-        found = np.unique(np.concatenate([found, inside // per_brick]), axis=0)
+        found = distinct_rows(np.concatenate([found, inside // per_brick]))
     return grid.only(found * per_brick)
 
 

@@ -28,6 +28,7 @@ from dvid_dask.datatypes.annotation.blocks import in_blocks
 from dvid_dask.datatypes.annotation.lists import Lists
 from dvid_dask.errors import Conflict
 from dvid_dask.formats.compression import gzip_compress
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.formats.sharding import Sharding, choose_sharding, chunk_ids
 from dvid_dask.ops import job
 from dvid_dask.ops.changed import differing_keys
@@ -343,9 +344,9 @@ class _Run(PublicationRun):
         """The shards of a kind that have to be made, with all that lies in them."""
         numbers, held = self._placed(kind, self.view.blocks, None)
         if changed is None:
-            chosen = np.unique(numbers)
+            chosen = distinct(numbers)
         else:
-            chosen = np.unique(self._placed(kind, changed.blocks, changed)[0])
+            chosen = distinct(self._placed(kind, changed.blocks, changed)[0])
         order = np.argsort(numbers, kind="stable")
         numbers, held = numbers[order], held[order]
         first, after = numbers.searchsorted(chosen, "left").tolist(), numbers.searchsorted(chosen, "right").tolist()
@@ -365,7 +366,7 @@ class _Run(PublicationRun):
             # no slab is thinner than a block, so a block lies in two at most
             ends = [(first + z).astype(np.uint64) << np.uint64(_Z_SHIFT) for z in (0, plan.block[0] - 1)]
             numbers = [kind.number(ids) for ids in ends]
-            both = np.unique(np.column_stack([np.concatenate(numbers), np.concatenate([blocks, blocks])]), axis=0)
+            both = distinct_rows(np.column_stack([np.concatenate(numbers), np.concatenate([blocks, blocks])]))
             if changed is not None:
                 return np.concatenate([both[:, 0], kind.number(changed.ids)]), changed.ids
             return both[:, 0], both[:, 1:].astype(np.int32)
@@ -387,10 +388,10 @@ class _Run(PublicationRun):
         # of a list whose record is as it was some page may be another: that of an element with other properties
         some = (blocks[at : at + _BATCH] for at in range(0, len(blocks), _BATCH))
         held = [self.view.bodies(in_blocks(new, part)[0].zyx) for part in some]
-        bodies = np.unique(np.concatenate([np.array(listed, np.uint64), *held]))
+        bodies = distinct(np.concatenate([np.array(listed, np.uint64), *held]))
         filed = np.concatenate([self._filed(old, listed), self._filed(new, listed)])
         found, times = np.unique(filed, axis=0, return_counts=True)
-        return _Changed(blocks, bodies[bodies != 0], np.unique(found[times == 1, 0]))
+        return _Changed(blocks, bodies[bodies != 0], distinct(found[times == 1, 0]))
 
     def _filed(self, space: Space, bodies: Sequence[int]) -> NDArray[np.uint64]:
         """Elements in the lists of bodies: ids and bodies, (n, 2)."""

@@ -19,6 +19,7 @@ from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops import job
 from dvid_dask.ops.stored import block_batches
 
@@ -110,7 +111,7 @@ def region_of(
     whole = not (min_fraction or (supervoxels and wanted is not None)) and cell == instance.block_shape
     if wanted is not None and instance.indexed:
         # bodies and supervoxels alike: what has to be looked at are the blocks of bodies
-        bodies = np.unique(Bodies(space).bodies(wanted)) if supervoxels else wanted
+        bodies = distinct(Bodies(space).bodies(wanted)) if supervoxels else wanted
         held = _indexed(space, bodies, instance.block_shape)
         if whole and not scale:
             return held
@@ -130,7 +131,7 @@ def _ids(labels: ArrayLike) -> NDArray[np.uint64]:
     given = np.asarray(labels)
     if given.size and (given.dtype.kind not in "iu" or (given.dtype.kind == "i" and int(given.min()) < 0)):
         raise BadRequest(f"labels are unsigned integers, not {given.dtype}")
-    found = np.unique(given.astype(np.uint64).reshape(-1))
+    found = distinct(given.astype(np.uint64).reshape(-1))
     if len(found) and not found[0]:
         raise BadRequest("label 0 is what has no label: name others")
     return found

@@ -14,6 +14,7 @@ from dvid_dask.datatypes.labelmap.blocks import blocks_in_box, compress, decompr
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.label_bricks import Counts, encode_counts, partition_of, rows_key
 from dvid_dask.ops.piles import Pile, by_mapping_page
@@ -90,8 +91,8 @@ def _factorized(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.uin
     """Number of each value among the distinct ones, and those."""
     import pandas as pd
 
-    codes, distinct = pd.factorize(values.reshape(-1).astype(np.uint64))
-    return codes.astype(np.int64), np.asarray(distinct, np.uint64)
+    codes, once = pd.factorize(values.reshape(-1).astype(np.uint64))
+    return codes.astype(np.int64), np.asarray(once, np.uint64)
 
 
 def _combine(block: bytes, other: _Other) -> tuple[NDArray[np.uint64], NDArray[np.int64], Any, NDArray[np.int64]]:
@@ -117,8 +118,8 @@ class _Table:
 
     def __init__(self, rows: NDArray[np.uint64]) -> None:
         supervoxel, label, beside, self._voxels, self._made = rows
-        self.supervoxels = np.unique(supervoxel)
-        self._labels = np.unique(label)
+        self.supervoxels = distinct(supervoxel)
+        self._labels = distinct(label)
         code = self._code(supervoxel, label, beside)
         order = np.argsort(code)
         self._codes, self._new = code[order], self._made[order]

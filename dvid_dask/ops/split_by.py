@@ -36,6 +36,7 @@ from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.index import Stamp
 from dvid_dask.datatypes.labelmap.mapping import Mapping, set_mapping
 from dvid_dask.errors import BadRequest, DvidError
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.ops import job
 from dvid_dask.ops.agglomerate import bulk_labelmap
 from dvid_dask.ops.drafts import DraftLedger
@@ -236,7 +237,7 @@ def _run(ledger: DraftLedger, volume: Volume, box: Box, client: Any, show: Progr
     changed = changed_blocks(ledger)
     parents = changed
     for scale in range(1, levels + 1):
-        parents = np.unique(parents >> 1, axis=0)
+        parents = distinct_rows(parents >> 1)
         chunks = [parents[a : a + _PARENTS] for a in range(0, len(parents), _PARENTS)]
         phase(f"scale{scale}", f"scale {scale}", [len(c) for c in chunks], _Scale(ledger, scale, chunks))
     phase("retire", "retire old ids", [1] * partitions, parts.retire)
@@ -373,7 +374,7 @@ class _Parts:
         items = self._splits.cut(partition, 0, zeros, [old, remain, split, body, split_size, remain_size])
         rows, brick = found.rows, found.rows[3].astype(np.int64)
         items += ids_pile(self.ledger).cut(partition, 0, brick, [*rows[:3], rows[4], parts[found.part]])
-        result = {"bricks": np.unique(brick).tolist()}
+        result = {"bricks": distinct(brick).tolist()}
 
         def step(_: Mutation, tx: TxSpace) -> Result:
             set_mapping(tx, np.concatenate([parts, between]), np.concatenate([of_part, np.zeros_like(between)]))

@@ -16,6 +16,7 @@ from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks
 from dvid_dask.datatypes.labelmap.sparse import SparseVolume
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +146,7 @@ class _Statistics:
         shape = np.array(self.layout.block_shape, np.int64)
         low, high = np.full(3, np.iinfo(np.int64).max), np.full(3, np.iinfo(np.int64).min)
         for part in parts:
-            blocks = np.unique(part, axis=0)
+            blocks = distinct_rows(part)
             for at in range(0, len(blocks), _FACES):
                 some = blocks[at : at + _FACES]
                 for block, value in zip(some, self.space.get_many(keys.blocks(0, some)), strict=True):
@@ -244,7 +245,7 @@ def _asked(space: Space, ids: ArrayLike | None, supervoxels: bool) -> Iterator[t
     if ids is None:
         yield from ((body, None) for body in Index(space).bodies())
         return
-    wanted = np.unique(np.asarray(ids, np.uint64).reshape(-1))
+    wanted = distinct(np.asarray(ids, np.uint64).reshape(-1))
     if not supervoxels:
         yield from ((int(body), None) for body in wanted)
         return

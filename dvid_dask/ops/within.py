@@ -19,6 +19,7 @@ import numpy as np
 from dvid_dask.boxes import Box, Point
 from dvid_dask.datatypes.roi import PinnedRoi, Region, Roi
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.ops.partition import Brick, WorkList
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Within:
             first = blocks * block - np.array(origin, np.int64)
             # where bricks don't begin with blocks, a block lies in several
             corners = [(first + np.array(c) * (block - 1)) // edge for c in itertools.product((0, 1), repeat=3)]
-            found.append(np.unique(np.concatenate([np.unique(c, axis=0) for c in corners]), axis=0))
-        bricks = np.unique(np.concatenate(found), axis=0)
+            found.append(distinct_rows(np.concatenate([distinct_rows(c) for c in corners])))
+        bricks = distinct_rows(np.concatenate(found))
         inside = ((bricks >= cells.start) & (bricks < cells.stop)).all(axis=1)
         return grid.among(bricks[inside])

@@ -37,6 +37,7 @@ from dvid_dask.datatypes.annotation.kinds import KINDS, RELATION_NUMBER
 from dvid_dask.datatypes.annotation.lists import Lists
 from dvid_dask.datatypes.imageblk import ImageBlk
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.formats.precomputed_annotations import Property, encode_each, encode_many, encode_one, property_id
 
 from .volume import NANOMETRES
@@ -170,7 +171,7 @@ class AnnotationsView:
     @functools.cached_property
     def _sample(self) -> Elements:
         blocks = self.blocks
-        chosen = blocks[np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLE, len(blocks))).astype(int))]
+        chosen = blocks[distinct(np.linspace(0, len(blocks) - 1, min(SAMPLE, len(blocks))).astype(int))]
         return in_blocks(self.space, chosen)[0]
 
     @functools.cached_property
@@ -204,7 +205,7 @@ class AnnotationsView:
         side = 1 << math.ceil(math.log2(int(extent.max())))
         levels = []
         while True:
-            cells = len(np.unique(blocks // side, axis=0)) if len(blocks) else 1
+            cells = len(distinct_rows(blocks // side)) if len(blocks) else 1
             held = max(1.0, len(blocks) / cells)  # blocks of a box that has any
             last = held * per_block <= LIMIT or side == 1
             of_blocks = 1.0 if last else min(1.0, BLOCKS / held)
@@ -236,7 +237,7 @@ class AnnotationsView:
     def _properties(self, held: Elements) -> list[tuple[Property, NDArray[Any]]]:
         chosen = list(self._numbers.items())
         table = np.full((len(held.prop.text), len(chosen)), np.nan, np.float32)
-        for i in np.unique(held.prop.number).tolist() if chosen else ():
+        for i in distinct(held.prop.number).tolist() if chosen else ():
             prop = msgspec.json.decode(held.prop.text[i]) or {}
             table[i] = [_float(prop.get(name)) for name, _ in chosen]
         numbers = [(p, table[held.prop.number, at]) for at, (_, p) in enumerate(chosen)]
@@ -331,7 +332,7 @@ class AnnotationsView:
     def cells(self, number: int, blocks: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """The boxes of a level in which blocks (n, 3; z, y, x) lie, each once."""
         side = np.array(self._levels[number].side)
-        cells: NDArray[np.int64] = np.unique((blocks.astype(np.int64) - self._first) // side, axis=0)
+        cells: NDArray[np.int64] = distinct_rows((blocks.astype(np.int64) - self._first) // side)
         return cells
 
     def box(self, number: int, cell: Sequence[int], *, lines: bool = False) -> bytes | None:
@@ -424,7 +425,7 @@ class AnnotationsView:
         held = self._at(held.zyx)  # lists have no relationships
         if name == "presynaptic_body":
             to = held.rel_to[held.rel_kind == _PRE_SYN_TO]
-            held = self._at(np.unique(to, axis=0)) if len(to) else Elements.none()
+            held = self._at(distinct_rows(to)) if len(to) else Elements.none()
             ends, there = self._presynaptic(held)
             held = held[there & (self.bodies(ends) == np.uint64(body))]
         return self._many(held, lines)

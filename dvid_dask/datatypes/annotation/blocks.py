@@ -9,6 +9,7 @@ import numpy as np
 
 from dvid_dask.datatypes.annotation import keys
 from dvid_dask.datatypes.annotation.elements import Elements, decode_many, encode_groups
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -50,7 +51,7 @@ def in_blocks(space: AnySpace, block_zyx: NDArray[np.int32]) -> tuple[Elements, 
 
 def elements_at(space: AnySpace, zyx: NDArray[np.int32], shape: Sequence[int]) -> Elements:
     """All elements of the blocks of some positions, some thousand blocks at most being decoded at a time."""
-    wanted = np.unique(block_of(zyx, shape), axis=0)
+    wanted = distinct_rows(block_of(zyx, shape))
     parts = [in_blocks(space, wanted[at : at + _BATCH])[0] for at in range(0, len(wanted), _BATCH)]
     return Elements.join(parts)
 
@@ -105,14 +106,14 @@ def blocks_around(block_zyx: ArrayLike, theirs: Sequence[int], shape: Sequence[i
     """The blocks of a shape that have voxels of blocks of another shape, each once."""
     blocks = np.asarray(block_zyx, np.int64).reshape(-1, 3)
     if tuple(theirs) == tuple(shape):
-        return np.unique(blocks, axis=0).astype(np.int32)
+        return distinct_rows(blocks).astype(np.int32)
     size, own = np.asarray(theirs, np.int64), np.asarray(shape, np.int64)
     low, high = blocks * size // own, ((blocks + 1) * size - 1) // own
     parts = []
     for offset in np.ndindex(*((high - low).max(axis=0) + 1).tolist() if len(blocks) else (0, 0, 0)):
         at = low + np.array(offset)
         parts.append(at[(at <= high).all(axis=1)])
-    return np.unique(np.concatenate([*parts, np.empty((0, 3), np.int64)]), axis=0).astype(np.int32)
+    return distinct_rows(np.concatenate([*parts, np.empty((0, 3), np.int64)])).astype(np.int32)
 
 
 def grouped(elements: Elements, shape: Sequence[int]) -> tuple[NDArray[np.int32], Elements, NDArray[np.int64]]:

@@ -24,6 +24,7 @@ from dvid_dask.datatypes.annotation.elements import find
 from dvid_dask.datatypes.annotation.filing import Filing
 from dvid_dask.datatypes.annotation.merging import changed_elements, merged_elements
 from dvid_dask.errors import Conflict
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.store import diff
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class CatchUp:
         theirs, _ = in_blocks(annotation.space_in(new), coords)
         come = theirs.zyx[changed_elements(base, theirs)]
         gone = base.zyx[find(theirs.zyx, base.zyx) < 0]
-        blocks = np.unique(block_of(np.concatenate([come, gone]), self.shape), axis=0)
+        blocks = distinct_rows(block_of(np.concatenate([come, gone]), self.shape))
         if not len(blocks):
             return
         mine, _ = in_blocks(space, blocks)

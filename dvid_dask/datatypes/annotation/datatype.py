@@ -22,6 +22,7 @@ from dvid_dask.datatypes.annotation.verify import verify
 from dvid_dask.datatypes.base import Mutation, Space, TxSpace, register
 from dvid_dask.datatypes.events import ListsReplaced
 from dvid_dask.errors import BadRequest, LockedVersion
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.versions.undo import scan_undo
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Annotation(Reads):
         BadRequest
             If there is no element at one of the positions; nothing is changed.
         """
-        points = np.unique(_points(positions_zyx), axis=0)
+        points = distinct_rows(_points(positions_zyx))
 
         def change(filing: Filing, space: TxSpace, shape: tuple[int, int, int]) -> None:
             if len(points):
@@ -503,7 +504,7 @@ class Annotation(Reads):
             if source is not None:
                 found = list(source.blocks_in(m.reading(source), body))  # type: ignore[arg-type]
                 blocks = [blocks_around(part, source.block_shape, self._state(space).shape) for part in found]
-                blocks = [np.unique(np.concatenate(blocks), axis=0)] if blocks else []
+                blocks = [distinct_rows(np.concatenate(blocks))] if blocks else []
             reload.renew_given(space, filing, self._state(space).shape, blocks, body)
         return len(given)
 

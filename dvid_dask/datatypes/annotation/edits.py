@@ -13,6 +13,7 @@ import numpy as np
 from dvid_dask.datatypes.annotation.blocks import block_of, elements_at, grouped, in_blocks, store_blocks
 from dvid_dask.datatypes.annotation.elements import Elements, find
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def equal(a: Elements, b: Elements) -> NDArray[np.bool_]:
     if len(chosen):
         one, two = a[chosen], b[chosen]
         differs = (one.rel_kind != two.rel_kind) | (one.rel_to != two.rel_to).any(axis=1)
-        same[chosen[np.unique(one.rel_owner[differs])]] = False
+        same[chosen[distinct(one.rel_owner[differs])]] = False
     return same
 
 
@@ -58,7 +59,7 @@ def post(space: TxSpace, filing: Filing, shape: Sequence[int], elements: Element
     elements
         Positions come once.
     """
-    blocks = np.unique(block_of(elements.zyx, shape), axis=0)
+    blocks = distinct_rows(block_of(elements.zyx, shape))
     held, _ = in_blocks(space, blocks)
     place = find(held.zyx, elements.zyx)
     old = place >= 0
@@ -150,7 +151,7 @@ def _places(held: Elements, zyx: Points) -> NDArray[np.int64]:
 
 def _without_relations(space: TxSpace, shape: Sequence[int], around: Points, gone: Points) -> None:
     """Take elements and relationships that lead to them out of the blocks of some positions."""
-    blocks = np.unique(block_of(around, shape), axis=0)
+    blocks = distinct_rows(block_of(around, shape))
     held, borders = in_blocks(space, blocks)
     stay = find(gone, held.zyx) < 0
     leads = find(gone, held.rel_to) >= 0
@@ -183,7 +184,7 @@ def move(space: TxSpace, filing: Filing, shape: Sequence[int], start: Points, en
     moved = held[_places(held, start)]
     if (start == end).all():
         return
-    blocks = np.unique(block_of(np.concatenate([start, end, moved.rel_to]), shape), axis=0)
+    blocks = distinct_rows(block_of(np.concatenate([start, end, moved.rel_to]), shape))
     held, borders = in_blocks(space, blocks)
     block = np.repeat(np.arange(len(blocks)), np.diff(borders))
     at, replaced = int(_places(held, start)[0]), int(find(held.zyx, end)[0])

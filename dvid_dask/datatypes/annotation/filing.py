@@ -21,6 +21,7 @@ from dvid_dask.datatypes.annotation.exchanging import exchange_many
 from dvid_dask.datatypes.annotation.lists import Drop, Lists, PageNumbers, Record, place_of
 from dvid_dask.datatypes.annotation.parsing import tag_lists
 from dvid_dask.datatypes.annotation.tally import Tally
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.mutation import HasKeys
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Filing:
         Nothing is done but as it is gone through.
         """
         left, came = np.flatnonzero(drop[0]), np.flatnonzero(add[0])
-        names = np.unique(np.concatenate([drop[0][left], add[0][came]]))
+        names = distinct(np.concatenate([drop[0][left], add[0][came]]))
         taken = exchange_many(
             self.labels,
             names.tolist(),
@@ -200,7 +201,7 @@ class Filing:
                     _, moved = self.labels.join(event.target, body)
                     self._moved(body, event.target, moved)
             case events.BodyCleaved():
-                self._move(event.body, event.cleaved, np.unique(event.supervoxels))
+                self._move(event.body, event.cleaved, distinct(event.supervoxels))
             case events.BodyRenumbered():
                 self._moved(event.old, event.new, self.labels.rename(event.old, event.new))
             case events.SupervoxelsSplit():
@@ -249,14 +250,14 @@ class Filing:
         supervoxels, old, new = supervoxels[real], old[real], new[real]
         order = np.lexsort((supervoxels, new, old))
         supervoxels, old, new = supervoxels[order], old[order], new[order]
-        bodies = np.unique(old[old != 0])
+        bodies = distinct(old[old != 0])
         filled = []
         for at in range(0, len(bodies), _BODIES):
             some = bodies[at : at + _BODIES]
             values = self._space.get_many([keys.label(b) for b in some.tolist()])
             filled.append(some[np.array([v is not None for v in values], np.bool_)])
         chosen = np.isin(old, np.concatenate([np.empty(0, np.uint64), *filled]))
-        returned = np.unique(new[(old == 0) & (new != 0)])
+        returned = distinct(new[(old == 0) & (new != 0)])
         supervoxels, old, new = supervoxels[chosen], old[chosen], new[chosen]
         if len(old):
             starts = np.flatnonzero(np.r_[True, (old[1:] != old[:-1]) | (new[1:] != new[:-1])])

@@ -26,6 +26,7 @@ from dvid_dask.datatypes.annotation.elements import Elements, decode, decode_man
 from dvid_dask.datatypes.annotation.errors import DamagedListError
 from dvid_dask.datatypes.annotation.kinds import KINDS
 from dvid_dask.formats.columns import pack, unpack
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ class Lists:
         left[at[at >= 0]] = False
         if left.any() and len(directory):
             wanted = zyx[left]
-            may = np.ones(len(directory), np.bool_) if anywhere else directory.may_hold(np.unique(key[left]))
+            may = np.ones(len(directory), np.bool_) if anywhere else directory.may_hold(distinct(key[left]))
             directory, parts = self._take(directory, may, lambda page: find(wanted, page.zyx) >= 0)
             found += parts
         return Record(directory, inline[at < 0], record.given), Elements.join(found)
@@ -422,7 +423,7 @@ class Lists:
             if not mask.any():
                 continue
             parts.append(held[mask])
-            for local in np.unique(row_of[mask]).tolist():
+            for local in distinct(row_of[mask]).tolist():
                 row = int(rows[local])
                 rest = held[(row_of == local) & ~mask]
                 page_key = directory[np.array([row])].page_keys[0]
@@ -524,7 +525,7 @@ class Lists:
                 continue
             changed = True
             after = _with_keys(held, mask, new_key)
-            for local in np.unique(row_of[mask]).tolist():
+            for local in distinct(row_of[mask]).tolist():
                 row = int(rows[local])
                 page = after[row_of == local]
                 self._tx.put(directory[np.array([row])].page_keys[0], encode(page))

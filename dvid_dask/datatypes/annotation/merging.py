@@ -14,6 +14,7 @@ import numpy as np
 from dvid_dask.datatypes.annotation import keys
 from dvid_dask.datatypes.annotation.edits import equal, replace_blocks
 from dvid_dask.datatypes.annotation.elements import Elements, decode_many, find
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ def _merge_part(step: MergeStep, filing: Callable[[Mutation, TxSpace], Filing], 
             continue
         base, ours, theirs = (decode_many([] if v is None else [v])[0] for v in (before, mine, other))
         result, conflicts = merged_elements(base, ours, theirs)
-        for z, y, x in np.unique(conflicts, axis=0).tolist():
+        for z, y, x in distinct_rows(conflicts).tolist():
             step.conflict(key + np.array([z, y, x], ">i4").tobytes(), {"element": [z, y, x]})
         coords.append(keys.blocks_of([key])[0])
         merged.append(result)

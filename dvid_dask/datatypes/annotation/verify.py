@@ -19,6 +19,7 @@ from dvid_dask.datatypes.annotation.elements import Elements, find
 from dvid_dask.datatypes.annotation.errors import DamagedListError
 from dvid_dask.datatypes.annotation.filing import tag_pairs
 from dvid_dask.datatypes.annotation.lists import Lists, Record, place_of
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +166,7 @@ class _Check:
         if (counts != record.counts).any():
             raise _WrongList("its directory counts other kinds than its pages have")
         zyx = np.concatenate(positions)
-        if len(np.unique(np.ascontiguousarray(zyx).view("V12"))) < len(zyx):
+        if len(distinct_rows(zyx)) < len(zyx):
             raise _WrongList("it has an element twice")
 
     def _look(self, parts: list[tuple[int, Elements]], key_of: Callable[[int], bytes]) -> Iterator[Wrong]:
@@ -186,7 +187,7 @@ class _Check:
 
     @staticmethod
     def _name(numbers: Ids, text: str, key_of: Callable[[int], bytes]) -> Iterator[Wrong]:
-        for number in np.unique(numbers).tolist():
+        for number in distinct(numbers).tolist():
             yield key_of(cast("int", number)), text
 
 

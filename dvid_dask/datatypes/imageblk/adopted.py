@@ -22,6 +22,7 @@ from dvid_dask.bases import Base
 from dvid_dask.boxes import Box
 from dvid_dask.datatypes.written import Written, written_blocks
 from dvid_dask.formats.compression import zstd_compress
+from dvid_dask.formats.distinct import distinct_rows, numbered_rows
 from dvid_dask.versions.space import Space
 
 from . import layout as layouts
@@ -218,7 +219,7 @@ class AdoptedLayout(Layout, frozen=True, kw_only=True):
                 yield more
                 continue
             layer = np.stack([np.full(y.size, z), y.ravel(), x.ravel()], axis=1)
-            yield np.unique(np.concatenate([layer, more]), axis=0) if len(more) else layer
+            yield distinct_rows(np.concatenate([layer, more])) if len(more) else layer
 
 
 def _within(blocks: NDArray[np.integer[Any]], start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
@@ -260,7 +261,7 @@ class _AdoptedVoxels:
     def at(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
         layout = self._layout
         of = np.stack([z, y, x], axis=1)
-        blocks, where = np.unique(of // np.array(layout.block), axis=0, return_inverse=True)
+        blocks, where = numbered_rows(of // np.array(layout.block))
         order = np.argsort(where.reshape(-1), kind="stable")
         ends = np.cumsum(np.bincount(where.reshape(-1), minlength=len(blocks)))
         out = np.empty((len(z), *layout.tail), layout.numpy_dtype)

@@ -41,6 +41,7 @@ from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.datatypes.written import written_blocks
 from dvid_dask.errors import Conflict
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import numbered_rows
 from dvid_dask.versions.space import Space, TxSpace, prefix_stop
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _cells(base: Base, layout: Layout, scale: int, coords: NDArray[np.int64]) ->
     while voxels * cell[0] * cell[1] * cell[2] > _READ_VOXELS and max(cell) > 1:
         longest = cell.index(max(cell))
         cell[longest] = -(-cell[longest] // 2)
-    _, where = np.unique(coords // np.array(cell), axis=0, return_inverse=True)
+    _, where = numbered_rows(coords // np.array(cell))
     order = np.argsort(where.reshape(-1), kind="stable")
     cuts = np.flatnonzero(np.diff(where.reshape(-1)[order])) + 1
     parts = []

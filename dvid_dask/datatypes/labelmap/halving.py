@@ -16,6 +16,7 @@ from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
 from dvid_dask.datatypes.labelmap.extents import grow_extents
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.formats.downsample import commonest_label
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def follow(
     half = np.array(source_layout.block_shape, np.int64) // 2
     shape = np.array(layout.block_shape, np.int64)
     under: dict[Block, list[Block]] = {}
-    for block in np.unique(np.asarray(block_zyx, np.int64).reshape(-1, 3), axis=0):
+    for block in distinct_rows(np.asarray(block_zyx, np.int64).reshape(-1, 3)):
         first, last = block * half // shape, ((block + 1) * half - 1) // shape
         fine = (int(block[0]), int(block[1]), int(block[2]))
         for z in range(first[0], last[0] + 1):

@@ -41,6 +41,7 @@ from dvid_dask.datatypes.labelmap.pages import change_page, page_rows, page_rows
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay_table
 from dvid_dask.formats import label_index
 from dvid_dask.formats._jit import kernel
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -133,7 +134,7 @@ def _has_own(key: bytes, value: bytes | None) -> tuple[bool | None, int]:
 
 def _header_of(rows: Rows, stamp: Stamp) -> Header:
     """The header of a small body with these sorted rows."""
-    return Header(rows.voxels, len(distinct_blocks(rows)), len(rows), len(np.unique(rows.supervoxel)), 0, stamp)
+    return Header(rows.voxels, len(distinct_blocks(rows)), len(rows), len(distinct(rows.supervoxel)), 0, stamp)
 
 
 @kernel
@@ -279,7 +280,7 @@ class Index:
             return
         regions = _clip_regions(self.regions(body), box)
         slab = regions[:, 0] // (thickness // 16)
-        for level in np.unique(slab).tolist():
+        for level in distinct(slab).tolist():
             parts = [_in_box(p, box) for p in self._pages(body, regions[slab == level])]
             yield Rows.concatenate(parts).sorted()
 
@@ -340,7 +341,7 @@ class Index:
             return np.zeros(len(pairs), np.int64)
         header, stored = record
         if header.paged:
-            regions = np.unique(pairs.block_zyx >> 4, axis=0).astype(np.int32)
+            regions = distinct_rows(pairs.block_zyx >> 4).astype(np.int32)
             stored = Rows.concatenate(list(self._pages(body, regions)))
         both = Rows.concatenate([stored, pairs])
         order = np.lexsort((both.supervoxel, *both.block_zyx.T[::-1]))  # stable: a pair comes after what is stored
@@ -373,7 +374,7 @@ class Index:
 
     def scan_rows_of(self, body: int, supervoxels: ArrayLike) -> Iterator[Rows]:
         """`rows_of` page by page."""
-        wanted = np.unique(np.asarray(supervoxels, np.uint64))
+        wanted = distinct(np.asarray(supervoxels, np.uint64))
         record = self._record(body)
         if record is None:
             return
@@ -394,11 +395,11 @@ class Index:
         if len(boxes) == 1 and (boxes[0, :3] == boxes[0, 3:]).all():
             return boxes[:, :3].astype(np.int32)  # as most supervoxels
         if int((boxes[:, 3:] - boxes[:, :3] + 1).prod(axis=1).sum()) <= _BOX_LIMIT:
-            grids = [np.indices(b[3:] - b[:3] + 1).reshape(3, -1).T + b[:3] for b in np.unique(boxes, axis=0)]
-            return np.unique(np.concatenate(grids), axis=0).astype(np.int32)
+            grids = [np.indices(b[3:] - b[:3] + 1).reshape(3, -1).T + b[:3] for b in distinct_rows(boxes)]
+            return distinct_rows(np.concatenate(grids)).astype(np.int32)
         regions = self.regions(body)
         inside = np.zeros(len(regions), np.bool_)
-        for b in np.unique(boxes, axis=0):
+        for b in distinct_rows(boxes):
             inside |= ((regions >= b[:3]) & (regions <= b[3:])).all(axis=1)
         return regions[inside]
 
@@ -648,6 +649,6 @@ def write_new_bodies(space: TxSpace, bodies: NDArray[np.uint64], rows: Rows, sta
         if b - a > SMALL:
             Index(space).update(body, rows[a:b], stamp=stamp)
             continue
-        svs = 1 if b - a == 1 else len(np.unique(rows.supervoxel[a:b]))
+        svs = 1 if b - a == 1 else len(distinct(rows.supervoxel[a:b]))
         items.append((keys.body(body), Header(voxels[i], blocks[i], b - a, svs, 0, stamp).encode() + packed[i]))
     space.put_many(items)

@@ -17,6 +17,7 @@ from dvid_dask.datatypes.labelmap.volume import BodyVolume
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import rles
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -178,7 +179,7 @@ class LabelArray(BodyVolume):
         BadRequest
             If a label is 0 or there is no index; nothing is changed.
         """
-        blocks = np.unique(np.asarray(block_zyx, np.int32).reshape(-1, 3), axis=0)
+        blocks = distinct_rows(np.asarray(block_zyx, np.int32).reshape(-1, 3))
 
         def change(m: Mutation, space: TxSpace, new: int) -> Relabelled:
             return relabelling.split_coarse(space, self.layout, label, new, blocks, self._stamp(m))

@@ -13,6 +13,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelmap import keys
 from dvid_dask.datatypes.labelmap.columns import pack_groups, unpack
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.space import Space
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _entries_in(have: NDArray[np.uint64], bodies: NDArray[np.uint64], wanted: ND
 def entries_that_differ(one: bytes | None, other: bytes | None) -> NDArray[np.uint64]:
     """Ids whose entries differ between two states of a page, ascending."""
     (a_ids, a), (b_ids, b) = _decode(one), _decode(other)
-    ids = np.union1d(a_ids, b_ids)
+    ids = distinct(np.concatenate([a_ids, b_ids]))
     a_has, a_body = _entries_in(a_ids, a, ids)
     b_has, b_body = _entries_in(b_ids, b, ids)
     differ: NDArray[np.uint64] = ids[(a_has != b_has) | (a_body != b_body)]

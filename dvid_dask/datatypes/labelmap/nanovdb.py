@@ -15,6 +15,7 @@ from dvid_dask.datatypes.labelmap.sparse import SparseVolume
 from dvid_dask.datatypes.labelmap.threads import batches, parallel, stream_parallel
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import nanovdb
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.nanovdb.files import segment
 from dvid_dask.formats.nanovdb.grids import MAX_NAME, VALUE_TYPES, index_grid_bytes
 from dvid_dask.formats.nanovdb.leaves import Leaves, leaves_of_block
@@ -184,7 +185,7 @@ def leaves_of(volume: SparseVolume, max_leaves: int | None = None) -> Leaves:
     BadRequest
         If there are more than `max_leaves`.
     """
-    wanted = np.unique(volume.foreground())
+    wanted = distinct(volume.foreground())
     parts = []
     found = 0
 

@@ -22,6 +22,7 @@ from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import numbered_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +116,7 @@ class _Body:
         self._small: dict[Point, NDArray[np.int64]] = {}
         if header is not None and not header.paged:
             blocks = distinct_blocks(index.rows(body)).astype(np.int64)
-            regions, where = np.unique(blocks // _REGION, axis=0, return_inverse=True)
+            regions, where = numbered_rows(blocks // _REGION)
             for i, region in enumerate(regions.tolist()):
                 self._small[_point(region)] = blocks[where.reshape(-1) == i]
             self.regions = regions

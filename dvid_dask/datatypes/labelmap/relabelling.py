@@ -19,6 +19,7 @@ from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.rows import Rows, distinct_blocks
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks, label_cuts, rles
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +129,7 @@ def merge(space: TxSpace, layout: Layout, target: int, merged: Sequence[int], st
     """Write `target` over all voxels of other labels; those without a voxel are passed over."""
     index = Index(space)
     found = [distinct_blocks(rows) for label in merged for rows in index.layers(label)]
-    blocks = np.unique(np.concatenate([np.empty((0, 3), np.int32), *found]), axis=0)
+    blocks = distinct_rows(np.concatenate([np.empty((0, 3), np.int32), *found]))
     old = np.array(sorted(merged), np.uint64)
     done = relabel(space, layout, blocks, lambda _, block: _renamed(block, old, target), [target], stamp)
     for label in merged:

@@ -23,6 +23,7 @@ from dvid_dask.datatypes.labelmap.merges import merge_labelmaps
 from dvid_dask.datatypes.labelmap.steps import Restore, decode_steps, encode_steps
 from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.errors import Conflict
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.store import TreeNotFound, land
 from dvid_dask.versions.meaning import MergeStep, differing
 from dvid_dask.versions.mutation import Handed, Mutation, tell_followers
@@ -307,7 +308,7 @@ def _merge(instance: Instance, step: Restore, now: Space, update: Callable[[Any]
     )
     merge_labelmaps(instance, merge, versions=False, box=step.box if step.what == "voxels" else None)
     if told:
-        raise Contradicted("; ".join(told), np.unique(np.array(ids, np.uint64)), blocks)
+        raise Contradicted("; ".join(told), distinct(np.array(ids, np.uint64)), blocks)
 
 
 def take_over(instance: Datatype, tx: Transaction, base: View, newest: View, changes: Iterator[Change]) -> list[bytes]:

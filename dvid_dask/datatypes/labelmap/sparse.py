@@ -19,6 +19,7 @@ from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.datatypes.runs import counted_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import binary_blocks, coarse, rles
+from dvid_dask.formats.distinct import distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +136,7 @@ class SparseVolume:
         for layer in layers:
             blocks = distinct_blocks(layer)
             if shift:
-                blocks = np.unique(blocks >> shift, axis=0)
+                blocks = distinct_rows(blocks >> shift)
             if len(blocks):
                 yield blocks
 

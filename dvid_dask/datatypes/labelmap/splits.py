@@ -22,6 +22,7 @@ from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts, rles
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +136,7 @@ def _check_ends(space: AnySpace, layout: Layout, runs: NDArray[np.int32]) -> Non
         return
     last = long[:, [2, 1, 0]].astype(np.int64)
     last[:, 2] += long[:, 3].astype(np.int64) - 1
-    blocks = np.unique(last // np.array(layout.block_shape), axis=0).astype(np.int32)
+    blocks = distinct_rows(last // np.array(layout.block_shape)).astype(np.int32)
     for batch in batches(blocks, _BATCH):
         for block, value in zip(batch, space.get_many(keys.blocks(0, np.array(batch, np.int32))), strict=True):
             if value is None:
@@ -370,5 +371,5 @@ def scan_splits(space: AnySpace, vid: int) -> Iterator[NDArray[np.uint64]]:
 
 def mapped_to(space: AnySpace, supervoxels: NDArray[np.uint64]) -> int | None:
     """The body that all these supervoxels are mapped to; None if they differ."""
-    bodies = np.unique(Mapping(space).bodies(supervoxels))
+    bodies = distinct(Mapping(space).bodies(supervoxels))
     return int(bodies[0]) if len(bodies) == 1 else None

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from dvid_dask.formats.distinct import distinct
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -206,7 +208,7 @@ def named(steps: list[Step]) -> tuple[NDArray[np.uint64], set[tuple[int, ...]]]:
             ids.append(ids_of(step.ids))
         elif isinstance(step, SetBlocks):
             blocks |= {(step.scale, *b) for b in np.frombuffer(step.block_zyx, "<i4").reshape(-1, 3).tolist()}
-    return np.unique(np.concatenate(ids)) if ids else np.empty(0, np.uint64), blocks
+    return distinct(np.concatenate(ids)) if ids else np.empty(0, np.uint64), blocks
 
 
 # ------------------------------------------------------------------ what steps name, in few bytes

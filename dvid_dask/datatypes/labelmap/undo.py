@@ -36,6 +36,7 @@ from dvid_dask.datatypes.labelmap.steps import (
 )
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.formats import label_blocks, label_index, rles
+from dvid_dask.formats.distinct import distinct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -338,7 +339,7 @@ def labels_in(space: AnySpace, layout: Layout, blocks: Iterable[tuple[int, ...]]
     for scale, z, y, x in blocks:
         for _, opened in read_blocks(space, layout, scale, [(z, y, x)]):
             found += [label_blocks.labels(b) for b in opened]
-    return np.unique(np.concatenate(found))
+    return distinct(np.concatenate(found))
 
 
 def _set_blocks(step: SetBlocks, c: Context) -> SetBlocks:
@@ -376,7 +377,7 @@ def _check_vanishing(c: Context, after: dict[int, int], olds: Sequence[bytes | N
     losing = np.array(sorted(before.keys() - after.keys()), np.uint64)
     gone: set[int] = set()
     bodies = Mapping(c.space).bodies(losing)
-    for body in np.unique(bodies).tolist():
+    for body in distinct(bodies).tolist():
         mine = losing[bodies == np.uint64(body)]
         left = index.voxels_of(body, mine) > np.array([before[int(sv)] for sv in mine], np.uint64)
         gone.update(mine[~left].tolist())

@@ -30,6 +30,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.rows import Rows, distinct_blocks
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,10 +79,10 @@ def check_blocks(space: AnySpace, layout: Layout, block_zyx: NDArray[np.int32]) 
         return
     low, high = block_zyx.min(axis=0).tolist(), block_zyx.max(axis=0).tolist()
     asked = {tuple(b) for b in block_zyx.tolist()}
-    for body in np.unique(bodies).tolist():
+    for body in distinct(bodies).tolist():
         expected = rows[bodies == np.uint64(body)]
         if body == 0:
-            svs = np.unique(expected.supervoxel)[:5].tolist()
+            svs = distinct(expected.supervoxel)[:5].tolist()
             yield Problem("mapping", f"supervoxels {svs} have voxels and are mapped to 0")
             continue
         held = index.rows(body, box=(tuple(low), tuple(high)))
@@ -216,5 +217,5 @@ def verify(space: AnySpace, layout: Layout, *, indexed: bool = True, made: Itera
             continue
         for finer in (scale - 1, scale):
             for blocks in stored_blocks(space, finer):
-                parents = blocks if finer == scale else np.unique(blocks >> 1, axis=0)
+                parents = blocks if finer == scale else distinct_rows(blocks >> 1)
                 yield from check_scale(space, layout, scale, parents)

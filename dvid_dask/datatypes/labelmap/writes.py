@@ -22,6 +22,7 @@ from dvid_dask.datatypes.labelmap.threads import parallel, stream_parallel
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.block_stream import payload_to_block
+from dvid_dask.formats.distinct import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,7 +197,7 @@ def refuse_retired(mapping: Mapping, labels: NDArray[np.uint64]) -> None:
     ------
     BadRequest
     """
-    used = np.unique(labels)
+    used = distinct(labels)
     retired = used[mapping.bodies(used) == 0]
     if len(retired):
         listed = ", ".join(map(str, retired[:10].tolist()))

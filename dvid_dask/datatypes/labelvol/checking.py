@@ -9,6 +9,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelvol import keys, volumes
 from dvid_dask.formats import rles
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from dvid_dask.datatypes.labelvol.source import VoxelSource
@@ -56,7 +57,7 @@ def _surplus(batch: list[bytes], source: VoxelSource, voxels: Space) -> Iterator
     """Runs of labels that have no voxel in their blocks."""
     blocks = keys.blocks_of(batch)
     there = {
-        block: set(np.unique(dense).tolist()) for block, dense in source.dense_blocks(voxels, np.unique(blocks, axis=0))
+        block: set(distinct(dense).tolist()) for block, dense in source.dense_blocks(voxels, distinct_rows(blocks))
     }
     for key, (z, y, x) in zip(batch, blocks.tolist(), strict=True):
         if keys.label_of(key) not in there.get((z, y, x), ()):

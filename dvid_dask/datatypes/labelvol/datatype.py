@@ -20,6 +20,7 @@ from dvid_dask.datatypes.labelvol.volumes import OPEN, Bounds
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest, NotFound
 from dvid_dask.formats import coarse, rles
+from dvid_dask.formats.distinct import distinct_rows
 from dvid_dask.versions.records import go_time
 from dvid_dask.versions.undo import UndoRecord, scan_undo
 
@@ -277,7 +278,7 @@ class LabelVol(Datatype):
                 moves.append(Move.of(label, target, taken))
             undoing.keep(self, m, "merge", moves)
             self._log(m, "merge", Target=target, Labels=merged)
-            blocks = np.unique(np.concatenate([move.blocks for move in moves]), axis=0)
+            blocks = distinct_rows(np.concatenate([move.blocks for move in moves]))
             if len(blocks):
                 self._tell(m, [LabelsMerged(m.id, target, tuple(merged), blocks)], blocks)
             return m.id
@@ -442,7 +443,7 @@ class LabelVol(Datatype):
             moved = [move for move in moves if move.values]
             if moved:
                 edits = [LabelSplit(m.id, move.source, move.target, move.runs) for move in moved]
-                self._tell(m, edits, np.unique(np.concatenate([move.blocks for move in moved]), axis=0))
+                self._tell(m, edits, distinct_rows(np.concatenate([move.blocks for move in moved])))
             return m.id
 
         return self.mutate(change, user=user, app=app, force=force)
@@ -613,4 +614,4 @@ def _label(label: int) -> int:
 
 def _blocks(block_zyx: ArrayLike) -> NDArray[np.int32]:
     """Blocks (z, y, x), each once."""
-    return np.unique(np.asarray(block_zyx, np.int32).reshape(-1, 3), axis=0)
+    return distinct_rows(np.asarray(block_zyx, np.int32).reshape(-1, 3))

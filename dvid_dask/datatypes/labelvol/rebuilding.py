@@ -9,6 +9,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelvol import keys, volumes
 from dvid_dask.formats import rles
+from dvid_dask.formats.distinct import distinct, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ def rebuild(
     def drop(listed: list[bytes], m: Mutation, space: TxSpace) -> None:
         blocks = keys.blocks_of(listed)
         there = m.reading(source)  # type: ignore[arg-type]
-        held = {b: set(np.unique(v).tolist()) for b, v in source.dense_blocks(there, np.unique(blocks, axis=0))}
+        held = {b: set(distinct(v).tolist()) for b, v in source.dense_blocks(there, distinct_rows(blocks))}
         for key, (z, y, x) in zip(listed, blocks.tolist(), strict=True):
             if keys.label_of(key) not in held.get((z, y, x), ()):
                 space.delete(key)

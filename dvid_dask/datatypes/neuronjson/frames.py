@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.space import Space
 
 from .columns import Rows
@@ -99,7 +100,7 @@ def _column(
 ) -> tuple[pa.Field, list[_Part]]:
     used, values = [], []
     for (codes, texts), at in zip(of_tables, found, strict=True):
-        used.append(np.unique(codes if at is None else codes[at]))
+        used.append(distinct(codes if at is None else codes[at]))
         values.append([msgspec.json.decode(texts[code]) if code else None for code in used[-1].tolist()])
     if field is None:
         kind = _kind([value for part in values for value in part])
@@ -107,10 +108,10 @@ def _column(
     if field.metadata == _JSON:
         values = [[value if value is None else to_json(value).decode() for value in part] for part in values]
     parts = []
-    for (codes, texts), mine, distinct in zip(of_tables, used, values, strict=True):
+    for (codes, texts), mine, each in zip(of_tables, used, values, strict=True):
         place = np.zeros(len(texts), np.int32)
         place[mine] = np.arange(len(mine))
-        parts.append(_Part(pa.array(distinct, field.type), place, codes))
+        parts.append(_Part(pa.array(each, field.type), place, codes))
     return field, parts
 
 

@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.store import Store, StoreError, prefix_end
 from dvid_dask.versions.space import Space
 
@@ -124,9 +125,9 @@ class Table:
             for name, (codes, column) in zip(names, columns, strict=True):
                 lead, texts = b"," + member(name, b""), column.values.texts
                 used, inverse = np.unique(codes[part], return_inverse=True)
-                distinct = np.empty(len(used), object)
-                distinct[:] = [lead + texts[code] if code else b"" for code in used.tolist()]
-                pieces.append(distinct[inverse].tolist())
+                once = np.empty(len(used), object)
+                once[:] = [lead + texts[code] if code else b"" for code in used.tolist()]
+                pieces.append(once[inverse].tolist())
             for joined in map(b"".join, zip(*pieces, strict=True)):
                 yield b"{" + joined[1:] + b"}"
 
@@ -265,7 +266,7 @@ class Library:
         everything = [table for _, table in self._held.values()]
         rows = everything[-1].rows
         if len(rows) > 2 * max(map(len, everything)) + 10_000 or self.nbytes > limit:
-            keep = np.unique(np.concatenate([table.at for table in everything]))
+            keep = distinct(np.concatenate([table.at for table in everything]))
             if len(keep) <= len(rows) * 3 // 4:
                 rows = rows.compacted(keep)
                 for token, (space, table) in list(self._held.items()):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct
 
 from .spans import INT32_MAX, INT32_MIN, disjoint, row_keys
 
@@ -75,7 +76,7 @@ def combine(a: Spans, b: Spans, keep: Callable[[Bools, Bools], Bools]) -> Spans:
     rows, row = np.unique(keys, return_inverse=True)
     edges_a, edges_b = _edges(a, row[: len(a)]), _edges(b, row[len(a) :])
     # no two ends of rows coincide: places of a row are closed before those of the next one begin
-    places = np.union1d(edges_a, edges_b)
+    places = distinct(np.concatenate([edges_a, edges_b]))
     inside = keep(*((np.searchsorted(edges, places, "right") & 1).astype(np.bool_) for edges in (edges_a, edges_b)))
     change = np.flatnonzero(np.diff(inside, prepend=False))
     begins, ends = places[change[0::2]], places[change[1::2]]

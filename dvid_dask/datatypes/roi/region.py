@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct
 
 from . import algebra, partition
 from .partition import Partition
@@ -314,7 +315,7 @@ class Region:
         """Cut the region into subvolumes of about `batch` blocks a side; see `PinnedRoi.partition`."""
         partition.check_batch(batch)
         cut = partition.optimized if optimized else partition.simple
-        return cut(self._layers, np.unique(self._spans[:, 0]).tolist(), batch, self.block_shape)
+        return cut(self._layers, distinct(self._spans[:, 0]).tolist(), batch, self.block_shape)
 
     # ------------------------------------------------------------------ algebra
 

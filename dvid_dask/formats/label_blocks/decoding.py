@@ -9,6 +9,7 @@ import numpy as np
 
 from dvid_dask.formats import _label_block_kernels as kernels
 from dvid_dask.formats._bytes import Buffer
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.label_blocks.layout import found_in, parse, raise_for, resolve, table_of, voxel_shape
 from dvid_dask.formats.label_blocks.memory import MAX_VOXELS, allocate, check_out, check_uint64, flatten, in_place
 
@@ -272,7 +273,7 @@ def mask(
         out = allocate(shape, np.bool_, max_voxels)
     else:
         check_out(out, shape, np.bool_)
-    _decode_mask(buf, grid, n, np.unique(np.asarray(labels, np.uint64)), out)
+    _decode_mask(buf, grid, n, distinct(np.asarray(labels, np.uint64)), out)
     return out
 
 

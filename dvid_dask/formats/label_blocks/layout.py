@@ -10,6 +10,7 @@ import numpy as np
 
 from dvid_dask.formats import _label_block_kernels as kernels
 from dvid_dask.formats._bytes import Buffer, as_uint8
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def table_hits(
     `ascending` says that the labels are uint64 and sorted, which saves sorting them for every block.
     """
     buf, grid, n = parse(block)
-    wanted = np.asarray(labels, np.uint64) if ascending else np.unique(np.asarray(labels, np.uint64))
+    wanted = np.asarray(labels, np.uint64) if ascending else distinct(np.asarray(labels, np.uint64))
     return buf, grid, found_in(table_of(buf, n), wanted), bool(wanted.size and wanted[0] == 0)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvid_dask.formats.distinct import numbered_rows
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.meshes._libraries import library
 from dvid_dask.formats.meshes.mesh import Mesh
@@ -231,7 +232,7 @@ def _points(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Where edges meet a plane, one new vertex for each edge, the same from both of its triangles."""
     edges = np.sort(np.stack([a, b], axis=1), axis=1)
-    unique, which = np.unique(edges, axis=0, return_inverse=True)
+    unique, which = numbered_rows(edges)
     p, q = vertices[unique[:, 0]], vertices[unique[:, 1]]
     share = (at - p[:, axis]) / (q[:, axis] - p[:, axis])
     made = p + share[:, None] * (q - p)
@@ -260,7 +261,7 @@ def _fragment(
     """The Draco mesh of a fragment, its positions whole numbers; nothing where rounding leaves no triangle."""
     rounded = np.clip(np.rint((piece[0] - origin) / side * _TOP), 0, _TOP)
     # neuroglancer's decoder takes no other type
-    points, which = np.unique(rounded.astype(np.int32), axis=0, return_inverse=True)
+    points, which = numbered_rows(rounded.astype(np.int32))
     faces = which.reshape(-1)[piece[1]]
     faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
     if not len(faces):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvid_dask.formats.distinct import distinct, numbered_rows
 from dvid_dask.formats.meshes._libraries import library
 from dvid_dask.formats.meshes._surface_kernels import EDGES, group, march
 
@@ -71,7 +72,7 @@ class Piece:
         there, back = np.sort(begin * n + end), np.sort(end * n + begin)
         at = np.minimum(np.searchsorted(back, there), len(back) - 1)
         alone = there[back[at] != there]
-        return np.unique(np.concatenate([alone // n, alone % n]))
+        return distinct(np.concatenate([alone // n, alone % n]))
 
 
 @functools.cache
@@ -160,7 +161,7 @@ def _numbered(places: NDArray[np.float64]) -> NDArray[np.int64]:
         packed: NDArray[np.int64] = (doubled[:, 0] * y + doubled[:, 1]) * x + doubled[:, 2]
         return packed
     # -0.0 and 0.0 are one place
-    found: NDArray[np.int64] = np.unique(places + 0.0, axis=0, return_inverse=True)[1].reshape(-1)
+    found: NDArray[np.int64] = numbered_rows(places + 0.0)[1].reshape(-1)
     return found
 
 

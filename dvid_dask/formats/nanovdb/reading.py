@@ -11,6 +11,7 @@ import numpy as np
 
 from dvid_dask.formats import rles
 from dvid_dask.formats._bytes import Buffer, as_uint8
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.nanovdb import _kernels as kernels
 from dvid_dask.formats.nanovdb.grids import head_sum, tail_sum
@@ -420,7 +421,7 @@ class _Walk:
             raise FormatError("NanoVDB: a tile of the root points to no upper node")
         self._once(numbers, 2)
         key = tiles["key"].astype(np.uint64)
-        if len(np.unique(key)) != len(key):
+        if len(distinct(key)) != len(key):
             raise FormatError("NanoVDB: a tile of the root comes twice")
         parts = [(key >> np.uint64(s) & np.uint64(0x1FFFFF)).astype(np.int64) << 12 for s in (42, 21, 0)]
         if any((p >= 1 << 32).any() for p in parts) or (key >> np.uint64(63)).any():
@@ -429,7 +430,7 @@ class _Walk:
         return numbers, np.where(origins >= 1 << 31, origins - (1 << 32), origins)
 
     def _once(self, numbers: NDArray[np.int64], level: int) -> None:
-        if len(numbers) != self.counts[level] or len(np.unique(numbers)) != len(numbers):
+        if len(numbers) != self.counts[level] or len(distinct(numbers)) != len(numbers):
             raise FormatError(f"NanoVDB: {len(numbers)} nodes of level {level} are used of {self.counts[level]}")
 
     def _down(

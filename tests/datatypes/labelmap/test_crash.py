@@ -92,7 +92,7 @@ class Victims:
             self.root = path[-1].uuid
 
     def log(self, seg, new, acknowledged):
-        """The log has what was acknowledged, and at most one edit more; whether it tells the state: not after an undo."""
+        """The log has what was acknowledged, and one edit more. Says whether it tells the state: no undo did."""
         told = {r["MutationID"]: r for r in new}
         known = {what["MutationID"]: what for what in acknowledged}
         assert len(told.keys() - known.keys()) <= 1

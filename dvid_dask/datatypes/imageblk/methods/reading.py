@@ -12,6 +12,7 @@ from dvid_dask.datatypes.imageblk.boxes import blocks_of, check_box, check_scale
 from dvid_dask.datatypes.imageblk.layout import Layout, Pending, Voxels
 from dvid_dask.datatypes.imageblk.methods.instance import Instance
 from dvid_dask.datatypes.imageblk.planes import ArbitraryPlane, interpolate
+from dvid_dask.formats.distinct import numbered_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -221,7 +222,7 @@ class Reads(Instance):
         values = held.at(z, y, x)
         if self.background:
             of = np.stack([z, y, x], axis=1) // np.array(layout.block)
-            blocks, where = np.unique(of, axis=0, return_inverse=True)
+            blocks, where = numbered_rows(of)
             missing = ~layout.stored(space, 0, blocks)
             values[missing[where.reshape(-1)]] = self._background_value
         return values

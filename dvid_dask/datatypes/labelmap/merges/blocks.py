@@ -16,6 +16,7 @@ from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.formats import label_blocks, label_cuts
+from dvid_dask.formats.distinct import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,7 +198,7 @@ def _unfit_in(space: AnySpace, layout: Layout, renaming: Renaming, tasks: Sequen
     """Labels of theirs that can't be written, ascending: they are retired on our side, or parts of what we have cut."""
     blocks = [task.theirs for task in tasks if task.theirs is not None and task.by != "ours"]
     tables = parallel(lambda value: label_blocks.labels(decompress(value, layout)), blocks)
-    labels = np.unique(np.concatenate([np.empty(0, np.uint64), *tables]))
+    labels = distinct(np.concatenate([np.empty(0, np.uint64), *tables]))
     labels = labels[(labels != 0) & ~np.isin(labels, renaming.theirs.old)]
     unfit: NDArray[np.uint64] = labels[(Mapping(space).bodies(labels) == 0) | np.isin(labels, renaming.our_parts)]
     return unfit
@@ -236,7 +237,7 @@ def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np
     take = ~we_wrote & (they_wrote | (ours == base))
     # by theirs' own labels: what our cut makes of them is ours
     refused = take & np.isin(theirs, unfit) if len(unfit) else np.zeros_like(take)
-    reused = tuple(np.unique(theirs[refused]).tolist())
+    reused = tuple(distinct(theirs[refused]).tolist())
     differently = int((we_wrote & they_wrote & (mine != other)).sum())
     cut = ~we_wrote & ~they_wrote & (ours != base) & (theirs != base) & (ours != theirs)
     out = np.where(take & ~refused, other, mine)
@@ -246,4 +247,4 @@ def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np
         value = task.theirs
     else:
         value = compress(label_blocks.encode_block(np.ascontiguousarray(out)))
-    return _Made(value, differently, tuple(np.unique(base[cut]).tolist()), reused)
+    return _Made(value, differently, tuple(distinct(base[cut]).tolist()), reused)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.threads import batches
+from dvid_dask.formats.distinct import distinct, numbered_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def settle_bodies(step: MergeStep, units: Units, *, indexed: bool) -> tuple[NDAr
     if not len(units):
         return units.ours.copy(), []
     rows = np.stack([units.base, units.ours, units.theirs], axis=1)
-    triples, where = np.unique(rows, axis=0, return_inverse=True)
+    triples, where = numbered_rows(rows)
     where = where.reshape(-1)
     settling = _Settling(step, units, triples, where, indexed=indexed)
     bodies = np.array(settling.run(), np.uint64)
@@ -88,7 +89,7 @@ class _Side:
 
     def _only_comers(self, body: int) -> bool:
         """Whether a body has nothing but what came to it."""
-        ids = np.unique(np.concatenate([self._ids[t] for t in self.comers[body]]))
+        ids = distinct(np.concatenate([self._ids[t] for t in self.comers[body]]))
         return int((self.index.voxels_of(body, ids) > 0).sum()) == self.headers[body]
 
     def find_names(self, base: list[int], at_base: set[int]) -> None:
@@ -288,7 +289,7 @@ class _Settling:
         """Whether all supervoxels of a body of ours are among those that are settled here."""
         ours = self.sides[OURS]
         ids = [self._units.in_ours[self._members[t]] for t in self._held_by(body)]
-        settled = np.unique(np.concatenate([np.empty(0, np.uint64), *ids]))
+        settled = distinct(np.concatenate([np.empty(0, np.uint64), *ids]))
         name = ours.names.get(body, body)
         return int((ours.index.voxels_of(name, settled) > 0).sum()) == ours.headers[name]
 

@@ -29,6 +29,7 @@ from dvid_dask.datatypes.labelmap.moves import Taken, TakenFromSmall, give, take
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.formats import label_blocks
+from dvid_dask.formats.distinct import distinct, distinct_rows
 from dvid_dask.versions.records import rfc3339
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class _Carrying:
                 m.publish(self.instance, events.SupervoxelsMoved(m.id, ids, old, new))
 
             self.step.update(change)
-        self.touched.update(np.unique(np.concatenate([units.ours[moving], bodies[moving]])).tolist())
+        self.touched.update(distinct(np.concatenate([units.ours[moving], bodies[moving]])).tolist())
 
     def _batches(self, units: Units, bodies: NDArray[np.uint64], order: NDArray[np.int64]) -> Iterator[_Batch]:
         old = units.ours[order]
@@ -173,7 +174,7 @@ class _Carrying:
             for (_, a, b), header in zip(batch, headers, strict=True):
                 mine = order[a:b]
                 size = 0 if header is None else header.rows
-                if header is not None and size > _LARGE and len(np.unique(bodies[mine])) == 1:
+                if header is not None and size > _LARGE and len(distinct(bodies[mine])) == 1:
                     with_voxels = int((index.voxels_of(int(old[a]), units.id[mine]) > 0).sum())
                     if with_voxels == header.supervoxels:
                         yield _Batch(mine, whole=True)
@@ -319,7 +320,7 @@ class _Carrying:
     def _write_coarse(self, finest: NDArray[np.int32]) -> None:
         """Take coarser blocks of theirs that were written by themselves: no block of scale 0 below them differs."""
         for scale in range(1, self.layout.levels + 1):
-            done = np.unique(finest >> scale, axis=0)
+            done = distinct_rows(finest >> scale)
             known = set(map(tuple, done.tolist()))
             for block_keys in batches(self.step.changes(keys.scale_prefix(scale)), _BLOCKS):
                 coords = map(tuple, keys.blocks_of(block_keys).tolist())

@@ -17,6 +17,7 @@ from dvid_dask.datatypes.labelmap.columns import unpack
 from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping, entries_that_differ
 from dvid_dask.datatypes.labelmap.threads import batches
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.meaning import differing
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def read_sides(step: MergeStep) -> Sides:
     for root in contradictions:
         theirs.forget(root)
     related = {*ours.old, *ours.parts, *all_theirs.old, *all_theirs.parts, *rejoined.old, *rejoined.parts}
-    ids = np.unique(np.concatenate([np.array(sorted(related), np.uint64), *_differing_ids(step)]))
+    ids = distinct(np.concatenate([np.array(sorted(related), np.uint64), *_differing_ids(step)]))
     held = _Entries(step, ids)
     finder = _Units(step, held, ours, theirs, all_theirs, refused, rejoined)
     units = finder.units()
@@ -348,7 +349,7 @@ def _live(space: AnySpace, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
     bodies = Mapping(space).bodies(ids)
     found = np.zeros(len(ids), np.bool_)
     index = Index(space)
-    for body in np.unique(bodies).tolist():
+    for body in distinct(bodies).tolist():
         mine = bodies == np.uint64(body)
         found[mine] = index.voxels_of(body, ids[mine]) > 0
     return found

@@ -12,6 +12,7 @@ from dvid_dask.datatypes.labelmap.counters import RESERVED
 from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 from dvid_dask.datatypes.labelmap.methods.recording import Recording
 from dvid_dask.errors import BadRequest
+from dvid_dask.formats.distinct import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -58,7 +59,7 @@ class Editing(Recording, Bodies):
         """
         self.resolve(body)
         self.check_open(force)
-        svs = np.unique(np.asarray(supervoxels, np.uint64).reshape(-1))
+        svs = distinct(np.asarray(supervoxels, np.uint64).reshape(-1))
         if not len(svs):
             raise BadRequest("a cleave takes at least one supervoxel")
         moved: dict[str, Any] = {}

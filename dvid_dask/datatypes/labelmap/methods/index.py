@@ -16,6 +16,7 @@ from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.steps import Restore
 from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.formats.label_index import LabelIndex
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class IndexAccess(Bodies):
         out = np.where(found, values, wanted)
         if lookup:
             index = Index(view)
-            own = np.unique(wanted[~found & (wanted != 0)])
+            own = distinct(wanted[~found & (wanted != 0)])
             there = np.zeros(len(own), np.bool_)
             for a in range(0, len(own), 4096):
                 part = own[a : a + 4096].tolist()

@@ -24,6 +24,7 @@ from dvid_dask.datatypes.labelmap.steps import (
 )
 from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out, labels_in, names_one
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
+from dvid_dask.formats.distinct import distinct
 from dvid_dask.versions.undo import UndoRecord, read_undo, read_undo_data, scan_undo
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ class Undoing(Recording):
             return restore_on_draft(self, kept, step, verb, finish, user=user, app=app)
         except Contradicted as why:
             space = self.view(0)
-            ids = np.union1d(why.ids, labels_in(space, self.layout, why.blocks))  # cut in blocks, they name the parts
+            # cut in blocks, they name the parts
+            ids = distinct(np.concatenate([why.ids, labels_in(space, self.layout, why.blocks)]))
             later = [
                 mutation
                 for mutation, steps in self._standing_after(space.view, kept, ids, why.blocks)

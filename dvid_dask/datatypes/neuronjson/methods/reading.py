@@ -14,6 +14,7 @@ from dvid_dask.datatypes.neuronjson.posting import field_of, moment_of
 from dvid_dask.datatypes.neuronjson.query import parse_query
 from dvid_dask.datatypes.neuronjson.record import NEURON, Selection, body_of, check_body, key_of
 from dvid_dask.errors import BadRequest, NotFound
+from dvid_dask.formats.distinct import distinct
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +176,7 @@ class Reading(Datatype, Mapping[int, dict[str, Any]]):
             names = [name for name in table.field_counts() if name.endswith("_time")]
             for name, (codes, texts) in zip(names, table.columns(names), strict=True):
                 field = field_of(name)
-                times = [msgspec.json.decode(texts[code]) for code in np.unique(codes).tolist() if code]
+                times = [msgspec.json.decode(texts[code]) for code in distinct(codes).tolist() if code]
                 latest[field] = max([*times, latest.get(field, times[0])], key=_by_time)
         return latest
 
