@@ -234,13 +234,17 @@ class Backend:
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a local folder outlive a power cut; elsewhere they do anyway."""
-        if self.folder is None:
-            return
-        descriptor = os.open(self.folder / path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if self.folder is not None:
+            sync_folder(self.folder / path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _after(prefix: str) -> str:

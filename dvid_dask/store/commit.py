@@ -143,6 +143,14 @@ def locked(where: Backend, name: str, *, create: bool = False) -> Iterator[None]
     try:
         yield
     finally:
+        release(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Give a lock back and close its file: closing alone keeps it where a fork has inherited the file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
         os.close(descriptor)
 
 
@@ -164,9 +172,11 @@ def _lock(where: Backend, folder: str, name: str, create: bool) -> int:
                 return descriptor
         except FileNotFoundError:
             pass  # dropped while we waited, with this lock
-        except OSError as error:
+        except BaseException as error:  # an interrupt as well: the lock would stay with this process
             os.close(descriptor)
-            raise translate(error, f"locking tree {name!r}", where.url) from error
+            if isinstance(error, OSError):
+                raise translate(error, f"locking tree {name!r}", where.url) from error
+            raise
         os.close(descriptor)
 
 

@@ -16,13 +16,14 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import tensorstore as ts
 
 from .backend import Backend
-from .commit import Writer
+from .commit import Writer, release
 from .errors import StoreError, translate
 from .manifest import decode
 
@@ -38,6 +39,8 @@ LOCK = "format.json"
 FEW = 8
 #: Times that what was added is put on top before others have to wait.
 _ROUNDS = 4
+#: Seconds after which what was written may be gone: gc with a grace doesn't wait for a process that was stopped.
+STALE = 300.0
 
 
 def fold_behind(state: TreeState) -> None:
@@ -68,6 +71,7 @@ def _put_into_nodes(state: TreeState) -> None:
     begun = state.newest()
     if not begun._count or begun.sealed:
         return
+    began = time.time()  # as gc counts
     writer = Writer(where, begun._manifest)  # the shared one is for who has the tree's lock
     data, done = _land(writer, begun, 0, begun._manifest)
     for _ in range(_ROUNDS):
@@ -81,7 +85,7 @@ def _put_into_nodes(state: TreeState) -> None:
         begun._points.warm(decode(data).root, sorted(begun._overlay.changed(0, done)))
     with state.turn():
         now = state.newest()
-        if now._overlay is not begun._overlay:
+        if now._overlay is not begun._overlay or not 0 <= time.time() - began < STALE:
             return
         if now._count > done:
             data, done = _land(writer, now, done, data)
@@ -112,7 +116,7 @@ def _may_fold(where: Backend) -> Iterator[bool]:
             return
         yield True
     finally:
-        os.close(file)
+        release(file)
 
 
 @contextlib.contextmanager
@@ -126,7 +130,7 @@ def no_folds(where: Backend) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        release(file)
 
 
 def _open(where: Backend) -> int:

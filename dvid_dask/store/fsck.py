@@ -87,10 +87,20 @@ class _Check:
                 self.reached.add_file(path)
             self.subtree(origin, f"{what}, where it began,")
             if self.where.folder is not None:
-                Journal(self.where.folder / REFS / name, self.where.url, name).check(data)
+                self.journal(Journal(self.where.folder / REFS / name, self.where.url, name), name)
         except StoreError as error:
             self.report.add(f"{what}: {error}")
         self.read_values()
+
+    def journal(self, journal: Journal, name: str) -> None:
+        while (data := read_manifest(self.where, name)) is not None:
+            try:
+                journal.check(data)
+                break
+            except BadStore:
+                if read_manifest(self.where, name) == data:
+                    raise
+                # it was put into nodes while we looked, and its space used again
 
     def subtree(self, root: Root, what: str) -> None:
         if root.location is None:

@@ -39,6 +39,7 @@ from typing import TypeAlias
 import google_crc32c
 import msgspec
 
+from .backend import sync_folder
 from .errors import BadStore, translate
 
 __all__ = ["Journal", "Overlay", "Record"]
@@ -144,8 +145,9 @@ class Overlay:
         held = self._values.get(key)
         if held is None:
             return None
-        if held[-1][0] < count:
-            return held[-1]
+        last = held[-1]  # looked at once: more may come at any moment
+        if last[0] < count:
+            return last
         for entry in reversed(held):
             if entry[0] < count:
                 return entry
@@ -252,20 +254,24 @@ class Journal:
         BadStore
             There are some: a record that was acknowledged has been damaged.
         """
-        overlay = self.load(manifest)
-        if not overlay.journal:
-            return
+        while (overlay := self.load(manifest)).journal and self._goes_on(overlay):
+            if self.load(manifest).count == overlay.count:  # else somebody has committed meanwhile
+                raise BadStore(
+                    f"{self._url}: the journal of tree {self._tree!r} is damaged at byte {overlay.end}, and "
+                    "commits follow; restore it from a backup"
+                )
+
+    def _goes_on(self, overlay: Overlay) -> bool:
+        """Whether there are records behind one that doesn't count."""
         with contextlib.suppress(FileNotFoundError), open(self._path, "rb", buffering=0) as file:
             for at in range(overlay.end, os.fstat(file.fileno()).st_size, _PAGE):
                 head = os.pread(file.fileno(), _RECORD.size, at)
                 if len(head) < _RECORD.size:
-                    return
+                    return False
                 magic, _, serial, digest, _ = _RECORD.unpack(head)
                 if magic == _RECORD_MAGIC and digest == overlay.digest and serial > overlay.count:
-                    raise BadStore(
-                        f"{self._url}: the journal of tree {self._tree!r} is damaged at byte {overlay.end}, and "
-                        "commits follow; restore it from a backup"
-                    )
+                    return True
+        return False
 
     def _head(self, page: bytes) -> tuple[bytes, bytes]:
         """The journal's id, and the digest of the manifest that is the tree's."""
@@ -318,6 +324,8 @@ class Journal:
             file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if self._head(os.pread(file, _HEAD.size, 0))[1] != overlay.digest:
+                    # who exchanged the manifest was killed, maybe before its name was durable
+                    sync_folder(self._path.parent)
                     os.pwrite(file, overlay.digest, _BASE)
                 self._stretch(file, end)
                 try:
@@ -347,11 +355,7 @@ class Journal:
             finally:
                 os.close(file)
             os.replace(new, self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise self._failed(error, "writing") from error
 
@@ -369,7 +373,19 @@ class Journal:
             identity, _ = self._head(os.pread(file, _HEAD.size, 0))
             os.pwrite(file, bytes(16), _BASE)
             yield
-            os.pwrite(file, _digest(manifest, identity), _BASE)
+            with contextlib.suppress(OSError):  # it is done, and the digest may be missing
+                os.pwrite(file, _digest(manifest, identity), _BASE)
+        finally:
+            os.close(file)
+
+    def leave(self) -> None:
+        """The manifest that is the tree's will be gone: the journal no longer says that it is."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            os.pwrite(file, bytes(16), _BASE)
         finally:
             os.close(file)
 

@@ -76,13 +76,11 @@ def land(
                 transaction._finish_lists((writer, prepared), now)
                 new = decode(writer.land(prepared, on._manifest)).single(now.manifest.generation + 1)
                 tree.store.keep_states(transaction, now._manifest, new)
-                if attempt > _POLITE:
-                    done = exchange(where, tree.name, now._manifest, new)
-                else:
-                    with state.turn():
-                        done = state.same(state.newest(), now) and exchange(where, tree.name, now._manifest, new)
-                if done:
-                    state.adopt(new)
+                with contextlib.nullcontext() if attempt > _POLITE else state.turn():
+                    there = attempt > _POLITE or state.same(state.newest(), now)
+                    done = there and exchange(where, tree.name, now._manifest, new)
+                    if done:
+                        state.adopt(new)
             except (ValueError, OSError) as error:
                 raise translate(error, f"landing on tree {tree.name!r}", where.url) from error
         if done:

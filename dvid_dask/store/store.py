@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -16,8 +17,8 @@ import msgspec
 import tensorstore as ts
 
 from . import manifest as manifests
-from .backend import Backend, backend, canonical
-from .commit import REFS, exchange, locked, manifest_path, read_manifest
+from .backend import Backend, backend, canonical, sync_folder
+from .commit import DATA, LOCK, REFS, exchange, locked, manifest_path, read_manifest
 from .diff import Change, diff
 from .errors import BadStore, NewerFormat, ReadOnly, StoreExists, StoreNotFound, TreeExists, TreeNotFound, translate
 from .folding import no_folds
@@ -175,6 +176,8 @@ class Store:
         if not where.write_new(FORMAT, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"):
             raise StoreExists(f"{place} was created by somebody else just now; open it")
         if where.folder is not None:
+            for name in (REFS, DATA):  # now, so that no later commit depends on a name that isn't durable yet
+                (where.folder / name).mkdir(exist_ok=True)
             where.sync_folder(".")
         return cls.open(place)
 
@@ -297,7 +300,9 @@ class Store:
         state = _state(self._where, view.name)
         with contextlib.suppress(TreeNotFound):  # the view outlives its tree
             if state.same(state.newest(), view):
-                return Tree(self, state).fold()
+                folded = Tree(self, state).fold()
+                if folded.token == view.token:  # else somebody has committed meanwhile
+                    return folded
         return fold_apart(view)
 
     def _new_tree(self, name: str, manifest: bytes) -> Tree:
@@ -307,11 +312,11 @@ class Store:
             if where.numbered:
                 where.write(manifest_path(name), _format_of(where).numbered)
             with locked(where, name, create=True):
-                if where.folder is not None and read_manifest(where, name) is None:
-                    Journal(where.folder / REFS / name, where.url, name).forget()  # of a tree half dropped
+                if where.folder is not None:
+                    if read_manifest(where, name) is None:
+                        Journal(where.folder / REFS / name, where.url, name).forget()  # of a tree half dropped
+                    where.sync_folder(REFS)  # first: others may commit to it as soon as there is a manifest
                 exists = not exchange(where, name, None, manifest)
-            if where.folder is not None:
-                where.sync_folder(REFS)
         if exists:
             raise TreeExists(f"{self.url} has a tree {name!r} already; choose another name")
         return Tree(self, _state(where, name))
@@ -467,9 +472,13 @@ def _checked(name: str) -> str:
 
 def _make_folder(folder: Path, place: str) -> None:
     try:
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreExists(f"{place} holds something that isn't a store; choose an empty folder")
+        for path in new:
+            with contextlib.suppress(OSError):  # a folder in which one may make another, but look at none
+                sync_folder(path.parent)
     except FileExistsError as error:
         if isinstance(error, StoreExists):
             raise
@@ -481,13 +490,17 @@ def _make_folder(folder: Path, place: str) -> None:
 def _remove_folder(where: Backend, name: str) -> None:
     folder = Path(f"{where.folder}/{REFS}{name}")
     try:
+        Journal(folder, where.url, name).leave()  # first: others ask it whether the tree is still what it was
         (folder / manifests.NAME).unlink(missing_ok=True)
         where.sync_folder(f"{REFS}{name}")
         for path in folder.iterdir():
-            if path.is_file():
+            if path.is_file() and path.name != LOCK:
                 path.unlink()
+        (folder / LOCK).unlink(missing_ok=True)  # last: who comes now locks another one, and may make the tree anew
         folder.rmdir()
     except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            return
         raise translate(error, f"dropping tree {name!r}", where.url) from error
 
 

@@ -53,6 +53,8 @@ class TreeState:
         self._view: View | None = None
         self._checked = float("-inf")
         self._commits = 0
+        #: a record is on its way to the disk
+        self._appending = False
         self._overlay: Overlay | None = None
         self._journal = None if where.folder is None else Journal(where.folder / REFS / name, where.url, name)
 
@@ -94,11 +96,15 @@ class TreeState:
     def newest(self) -> View:
         """Look at the tree, and return its newest state."""
         while True:
+            now = time.monotonic()
             with self._lock:
                 commits = self._commits
                 overlay, view = self._overlay, self._view
                 known = (0, 0, 0, b"") if overlay is None else overlay.known
-            now = time.monotonic()
+                if self._appending and view is not None:
+                    # nobody else commits now, and this process's own record may yet fail
+                    self._checked = max(self._checked, now)
+                    return view
             # The journal first: if the manifest is the same after, it was the same then, and nobody used the space of
             # records that were on top of it for others. Mostly the journal says itself that it is.
             found: tuple[list[tuple[Record, int, bytes]], bool] | None = None if overlay is None else ([], False)
@@ -108,8 +114,10 @@ class TreeState:
             if overlay is not None and found is not None and data == overlay.manifest:
                 records = found[0]
                 with self._lock:
-                    if commits != self._commits or self._overlay is not overlay or overlay.count != known[0]:
+                    if commits != self._commits or self._appending or self._overlay is not overlay:
                         continue  # another thread was faster
+                    if overlay.count != known[0]:
+                        continue
                     self._checked = max(self._checked, now)
                     if view is not None and not records:
                         return view
@@ -122,7 +130,7 @@ class TreeState:
                 if self._manifest() != data:
                     continue
                 with self._lock:
-                    if commits != self._commits or self._overlay is not overlay:
+                    if commits != self._commits or self._appending or self._overlay is not overlay:
                         continue
                     # a journal where there was none; or what was in the journal is in nodes now, and nothing else
                     alike = same and overlay is not None and not overlay.journal
@@ -144,12 +152,17 @@ class TreeState:
             now = self.newest()
             overlay = now._overlay
         was_ripe = overlay.ripe
-        end, head = self._journal.append(overlay, record)
-        with self._lock:
-            self._commits += 1
-            self._checked = time.monotonic()
-            if self._overlay is overlay and overlay.count == now._count:
-                self._take(overlay, record, end, head)
+        self._appending = True
+        try:
+            end, head = self._journal.append(overlay, record)
+            with self._lock:
+                self._checked = time.monotonic()
+                if self._overlay is overlay and overlay.count == now._count:
+                    self._take(overlay, record, end, head)
+        finally:
+            with self._lock:  # whoever read the journal meanwhile reads it again
+                self._commits += 1
+                self._appending = False
         # once; and again now and then, if whoever did it was killed or kept from it
         if overlay.ripe and (not was_ripe or overlay.count % _AGAIN == 0):
             fold_behind(self)
@@ -169,6 +182,7 @@ class TreeState:
 
     def replace(self, now: View, manifest: bytes) -> None:
         """Put a manifest that says all that a state does in the place of the tree's. The caller has the turn."""
+        _must_differ(now, manifest)
         if self._journal is not None:
             self._journal.keep_token(now._overlay, manifest)
         if not exchange(self.where, self.name, now._manifest, manifest):
@@ -192,12 +206,16 @@ class TreeState:
 
     def _take(self, overlay: Overlay, record: Record, end: int, head: bytes) -> None:
         """One more record."""
-        overlay.add(record, end, head)
-        self._memo.advance(record)
         before = self._view
-        self._view = View(
-            self.where, self.name, overlay.manifest, self._rover, self._cuts, self._memo, overlay, overlay.count
-        )
+        try:
+            overlay.add(record, end, head)
+            self._memo.advance(record)
+            self._view = View(
+                self.where, self.name, overlay.manifest, self._rover, self._cuts, self._memo, overlay, overlay.count
+            )
+        except BaseException:
+            self._forget()
+            raise
         if before is not None and before._overlay is overlay:
             self._view._sealed = before._sealed
 
@@ -211,9 +229,18 @@ class TreeState:
                 self._rover.move(data)
         except ValueError as error:
             raise translate(error, f"opening tree {self.name!r}", self.where.url) from error
-        self._memo.advance(changes)
-        self._overlay = overlay
-        self._view = View(self.where, self.name, data, self._rover, self._cuts, self._memo, overlay, overlay.count)
+        try:
+            self._memo.advance(changes)
+            self._overlay = overlay
+            self._view = View(self.where, self.name, data, self._rover, self._cuts, self._memo, overlay, overlay.count)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Look at the disk again: an interrupt, or lack of memory, has left what is known here half changed."""
+        self._overlay = self._view = None
+        self._memo.advance(None)
 
 
 class Tree:
@@ -368,6 +395,7 @@ class Tree:
                         transaction._carry(prepared, now)
                     transaction._finish_lists(prepared, now)
                     new = prepared[0].land(prepared[1], now._manifest)
+                    _must_differ(now, new)
                     self._store.keep_states(transaction, now._manifest, new)
                     if exchange(where, self.name, now._manifest, new, slow=time.monotonic() - begin > _SLOW):
                         state.adopt(new, now, transaction._changes)
@@ -391,6 +419,12 @@ def fold_apart(view: View) -> View:
         return View(view._where, view.name, writer.land(transaction, view._manifest))
     except (ValueError, OSError) as error:
         raise translate(error, f"reading tree {view.name!r}", view._where.url) from error
+
+
+def _must_differ(view: View, manifest: bytes) -> None:
+    """What takes a journal along has another manifest, else the journal goes on to count on top of it."""
+    if view._count and manifest == view._manifest:
+        raise StoreError(f"{view._where.url}: what the journal of tree {view.name!r} holds made no new manifest")
 
 
 def _pause(attempt: int, deadline: float, state: TreeState) -> None:

@@ -285,5 +285,6 @@ class NumberSource:
             try:
                 self._tree.update(lower)
             except (StoreError, OSError):
-                return  # some numbers are skipped, as after a crash
-            self._epoch = -1
+                pass  # some numbers are skipped, as after a crash
+            finally:
+                self._epoch = -1  # also then: it may have happened, and the numbers be another's by now

@@ -190,9 +190,10 @@ class MetaTree:
         seen, state = self._seen
         if view is seen and state is not None and state is self._state:
             return state
+        known = self._token  # before the state, which is set before it
         state = self._state
         token = view.token
-        if state is None or token != self._token:
+        if state is None or token != known:
             state = self._remember(self._follow(view, state), token)
         self._seen = view, state
         return state

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import dvid_dask
 from dvid_dask.errors import BadRequest
-from dvid_dask.store import Store
+from dvid_dask.store import Store, StoreError
 from dvid_dask.versions import Datastore
 from dvid_dask.versions.counters import AHEAD, NumberSource
 
@@ -126,6 +126,28 @@ def test_what_is_not_used_goes_back(local):
             found += [source.allocate() for _ in range(20)]
     assert found == list(range(60))
     assert repo.numbers("x").unused == 60
+
+
+def test_numbers_given_back_with_an_unknown_end(local):
+    """It was told that it failed, and had happened: others draw them, so they are this one's no more."""
+    tree = local.tree("counters")
+
+    class Failing:
+        view = tree.view
+
+        @staticmethod
+        def update(fn):
+            tree.update(fn)
+            raise StoreError("the answer was lost")
+
+    source, other = NumberSource(tree, b"n"), NumberSource(tree, b"n")
+    mine = [source.allocate() for _ in range(4)]
+    source._tree = Failing
+    source.give_back()
+    source._tree = tree
+    others = [other.allocate() for _ in range(20)]
+    mine += [source.allocate() for _ in range(20)]
+    assert len({*mine, *others}) == 44
 
 
 def test_closing_a_store_that_can_not_be_written_any_more(local):
