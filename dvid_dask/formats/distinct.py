@@ -1,22 +1,26 @@
-"""Distinct numbers and distinct rows of numbers, by sorting: many times faster than `numpy.unique`.
+"""Distinct numbers, distinct rows of them, and which are among others: by sorting, many times faster than numpy does.
 
 Since release 2.3 numpy looks for distinct integers in a hash table, and sorts those after; its sort of integers alone
 takes a tenth of that time and less. Rows it compares as bytes, one pair after the other; here they are numbered first.
+`numpy.isin` looks for distinct ones first, too.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["distinct", "distinct_rows", "numbered_rows"]
+__all__ = ["distinct", "distinct_rows", "is_among", "numbered_rows"]
 
 T = TypeVar("T", bound=np.generic)
+
+#: So many comparisons of all are faster than a search for each.
+_FEW = 4
 
 
 def distinct(values: NDArray[T]) -> NDArray[T]:
@@ -29,6 +33,25 @@ def distinct(values: NDArray[T]) -> NDArray[T]:
     """
     found = np.sort(values, axis=None)
     return found if len(found) < 2 else found[_first(found)]
+
+
+def is_among(values: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of some numbers, of any shape, are among others, in any order.
+
+    Examples
+    --------
+    >>> is_among(np.array([[3, 1], [2, 3]]), np.array([9, 3])).tolist()
+    [[True, False], [False, True]]
+    """
+    if some.size <= _FEW:
+        found = np.zeros(values.shape, np.bool_)
+        for one in some.flat:
+            found |= values == one
+        return found
+    ascending = np.sort(some, axis=None)
+    at = np.searchsorted(ascending, values)
+    at[at == len(ascending)] = 0
+    return np.asarray(ascending[at] == values, np.bool_)
 
 
 def distinct_rows(rows: NDArray[T]) -> NDArray[T]:

@@ -15,7 +15,7 @@ from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import label_blocks
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 from dvid_dask.ops.stored import block_batches
 from dvid_dask.store import prefix_end
 
@@ -194,7 +194,7 @@ def _indexed(
         for rows in index.scan_rows_of(int(bodies[group[0]]), ids[group]):
             found.append(distinct_rows(rows.block_zyx.astype(np.int64)))
             seen.append(distinct(rows.supervoxel))
-    return np.concatenate(found), np.isin(ids, np.concatenate(seen))
+    return np.concatenate(found), is_among(ids, np.concatenate(seen))
 
 
 def _scanned(instance: BodyVolume, space: Space, ids: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
@@ -203,5 +203,5 @@ def _scanned(instance: BodyVolume, space: Space, ids: NDArray[np.uint64]) -> Ite
     for batch in block_batches(instance, space, 0):
         for coords, blocks in read_blocks(space, instance.layout, 0, batch.astype(np.int32)):
             joined, ends = tables_of(blocks)
-            hits = np.concatenate([[0], np.cumsum(np.isin(joined, wanted))])
+            hits = np.concatenate([[0], np.cumsum(is_among(joined, wanted))])
             yield coords[hits[ends[1:]] > hits[ends[:-1]]].astype(np.int64)

@@ -15,7 +15,7 @@ from dvid_dask.datatypes.labelmap.rows import distinct_blocks
 from dvid_dask.errors import BadRequest, NotSupported
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.contacts import count_contacts
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 from dvid_dask.ops.stored import stored_blocks
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class _Contacts:
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
         if self.bodies is None:
             return a, b, faces
-        keep = np.isin(a, self.bodies) | np.isin(b, self.bodies)
+        keep = is_among(a, self.bodies) | is_among(b, self.bodies)
         return a[keep], b[keep], faces[keep]
 
     def _brick(

@@ -15,7 +15,7 @@ from dvid_dask.datatypes.labelmap.extents import raise_max_label
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.moves import WHOLE
 from dvid_dask.errors import BadRequest, DvidError
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 from dvid_dask.ops import job
 from dvid_dask.ops.agglomerate import bulk_labelmap
 from dvid_dask.ops.drafts import DraftLedger
@@ -167,7 +167,7 @@ def _draw(seg: LabelMap, n: int, named: Ids) -> list[int]:
     labels: list[int] = []
     while len(labels) < n:
         drawn = seg._unused_labels(seg.view(0), n - len(labels))
-        labels += drawn[~np.isin(drawn, named)].tolist()
+        labels += drawn[~is_among(drawn, named)].tolist()
     return labels
 
 
@@ -251,7 +251,7 @@ class _Merges:
         for _ in range(len(ids).bit_length() + 1):
             parent = parent[parent]
         ends = parent[where[: len(merged)]]
-        _refuse(merged[np.isin(ids[ends], merged)], "bodies to be merged in a ring")
+        _refuse(merged[is_among(ids[ends], merged)], "bodies to be merged in a ring")
         return cls(merged, ids[ends])
 
     def moves(self) -> tuple[Ids, Ids, Ids]:
@@ -351,7 +351,7 @@ class _Edits:
             (merging, naming, "merged and renumbered"),
             (cleaving, naming, "cleaved and renumbered"),
         ):
-            _refuse(a[np.isin(a, b)], f"bodies both {what}, for which the order would matter (edit in two steps)")
+            _refuse(a[is_among(a, b)], f"bodies both {what}, for which the order would matter (edit in two steps)")
         return cls(merges, cleaves, renumbering)
 
     def __len__(self) -> int:

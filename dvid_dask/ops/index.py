@@ -24,7 +24,7 @@ from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, Conflict, NotSupported
 from dvid_dask.formats import label_blocks
-from dvid_dask.formats.distinct import distinct_rows
+from dvid_dask.formats.distinct import distinct_rows, is_among
 from dvid_dask.ops import job
 from dvid_dask.ops.job import LedgerPhase, Result, ScratchLedger
 from dvid_dask.ops.label_bricks import partition_of
@@ -307,7 +307,7 @@ class _Compare:
         same[1:] = (table[:5, 1:] == table[:5, :-1]).all(axis=0)
         starts = np.flatnonzero(~same)
         sign = np.where(is_index, 0, table[5].astype(np.int64))
-        held = np.where(is_index & ~np.isin(table[0], self.lost), table[5].astype(np.int64), 0)
+        held = np.where(is_index & ~is_among(table[0], self.lost), table[5].astype(np.int64), 0)
         right = np.add.reduceat(sign, starts) if len(starts) else np.empty(0, np.int64)
         has = np.add.reduceat(held, starts) if len(starts) else np.empty(0, np.int64)
         wrong = np.flatnonzero(right != has)

@@ -23,7 +23,7 @@ from dvid_dask.datatypes.labelmap.index import Index
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.formats import label_blocks
 from dvid_dask.formats.compression import zstd_compress, zstd_decompress
-from dvid_dask.formats.distinct import distinct_rows
+from dvid_dask.formats.distinct import distinct_rows, is_among
 from dvid_dask.formats.errors import FormatError
 from dvid_dask.formats.meshes.mesh import simplified
 from dvid_dask.formats.meshes.surfaces import Piece, joined, surfaces
@@ -241,7 +241,7 @@ class MeshBricks:
         labels, where = np.unique(every, return_inverse=True)
         keep = labels != 0
         if self.wanted is not None:
-            keep &= np.isin(labels, self.wanted)
+            keep &= is_among(labels, self.wanted)
         numbers = np.where(keep, np.cumsum(keep), 0).astype(np.uint64)
         return labels[keep], np.split(numbers[where.reshape(-1)], ends)
 

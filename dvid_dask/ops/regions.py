@@ -19,7 +19,7 @@ from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.datatypes.roi import Region
 from dvid_dask.errors import BadRequest, NotFound, NotSupported
 from dvid_dask.formats import label_blocks
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.ops import job
 from dvid_dask.ops.stored import block_batches
 
@@ -210,7 +210,7 @@ class _Cells:
         if self.wanted is None:
             hit = table != 0
         else:
-            hit = np.isin(table if self.supervoxels else bodies.bodies(table), self.wanted) & (table != 0)
+            hit = is_among(table if self.supervoxels else bodies.bodies(table), self.wanted) & (table != 0)
         if not hit.any():
             return None
         mask = label_blocks.mask(data, table[hit])

@@ -14,7 +14,7 @@ from dvid_dask.datatypes.labelmap.blocks import blocks_in_box, compress, decompr
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.ops.bricks import Grid
 from dvid_dask.ops.label_bricks import Counts, encode_counts, partition_of, rows_key
 from dvid_dask.ops.piles import Pile, by_mapping_page
@@ -141,8 +141,8 @@ class _Table:
         BadRequest
             If a supervoxel that is cut lies under a label that it had not when it was looked at first.
         """
-        cut = np.isin(supervoxel, self.supervoxels)
-        known = (beside != 0) | np.isin(label, self._labels)
+        cut = is_among(supervoxel, self.supervoxels)
+        known = (beside != 0) | is_among(label, self._labels)
         code = self._code(supervoxel, label, beside)
         at = np.minimum(np.searchsorted(self._codes, code), len(self._codes) - 1)
         hit = (self._codes[at] == code) & known
@@ -195,7 +195,7 @@ class Bricks:
             if value is None:
                 continue
             opened = decompress(value, self.layout)
-            if wanted is not None and not np.isin(label_blocks.labels(opened), wanted).any():
+            if wanted is not None and not is_among(label_blocks.labels(opened), wanted).any():
                 continue
             start = block.tolist()
             box = Box.of(start, [v + 1 for v in start]).scaled(shape)
@@ -259,7 +259,7 @@ class Bricks:
         for block, opened, other in self.blocks(index, given, table.supervoxels):
             if other.codes is None:
                 old, counts = label_blocks.count(opened)
-                keep = np.isin(old, table.supervoxels)
+                keep = is_among(old, table.supervoxels)
                 old, counts = old[keep], counts[keep].astype(np.int64)
                 order = np.argsort(old)
                 old, counts = old[order], counts[order]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dvid_dask.formats.distinct import distinct, distinct_rows, numbered_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among, numbered_rows
 
 DTYPES = [np.int32, np.int64, np.uint64, np.uint16]
 
@@ -44,3 +44,14 @@ def test_rows(dtype, columns, data):
     np.testing.assert_array_equal(which, where.reshape(-1))
     assert found.dtype == again.dtype == dtype
     assert not np.shares_memory(found, rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_members(dtype, data):
+    shape = data.draw(st.one_of(st.integers(0, 20), st.tuples(st.integers(0, 5), st.integers(0, 5))))
+    values = data.draw(arrays(dtype, shape, elements=numbers(dtype)))
+    some = data.draw(arrays(dtype, st.integers(0, 20), elements=numbers(dtype)))
+    found = is_among(values, some)
+    np.testing.assert_array_equal(found, np.isin(values, some))
+    assert found.shape == values.shape

@@ -21,7 +21,7 @@ from dvid_dask.datatypes.annotation.exchanging import exchange_many
 from dvid_dask.datatypes.annotation.lists import Drop, Lists, PageNumbers, Record, place_of
 from dvid_dask.datatypes.annotation.parsing import tag_lists
 from dvid_dask.datatypes.annotation.tally import Tally
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.versions.mutation import HasKeys
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Filing:
             return
         # as DVID has it: in a tag's list an element has no nulls, unless it took another's place in it
         wide = len(gone) + 1
-        replaces = (was[gained_by] >= 0) & np.isin(gained * wide + was[gained_by], lost * wide + lost_by)
+        replaces = (was[gained_by] >= 0) & is_among(gained * wide + was[gained_by], lost * wide + lost_by)
         zyx, chosen = gone.zyx[lost_by], come[gained_by]
         listed = chosen.listed(place_of(chosen.zyx), empties=~replaces)
         _through(exchange_many(self.tags, list(tags), (lost, Drop(zyx, place_of(zyx))), (gained, listed)))
@@ -256,7 +256,7 @@ class Filing:
             some = bodies[at : at + _BODIES]
             values = self._space.get_many([keys.label(b) for b in some.tolist()])
             filled.append(some[np.array([v is not None for v in values], np.bool_)])
-        chosen = np.isin(old, np.concatenate([np.empty(0, np.uint64), *filled]))
+        chosen = is_among(old, np.concatenate([np.empty(0, np.uint64), *filled]))
         returned = distinct(new[(old == 0) & (new != 0)])
         supervoxels, old, new = supervoxels[chosen], old[chosen], new[chosen]
         if len(old):

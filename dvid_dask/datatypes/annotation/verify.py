@@ -19,7 +19,7 @@ from dvid_dask.datatypes.annotation.elements import Elements, find
 from dvid_dask.datatypes.annotation.errors import DamagedListError
 from dvid_dask.datatypes.annotation.filing import tag_pairs
 from dvid_dask.datatypes.annotation.lists import Lists, Record, place_of
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _tagged(names: list[str], numbers: Ids, elements: Elements) -> Ids:
     known = {name: i for i, name in enumerate(names)}
     tag, element = tag_pairs(elements.tags, known)
     wide = len(elements) + 1
-    has = np.isin(numbers.astype(np.int64) * wide + np.arange(len(elements)), tag * wide + element)
+    has = is_among(numbers.astype(np.int64) * wide + np.arange(len(elements)), tag * wide + element)
     return np.where(has, numbers, np.uint64(2**64 - 1))
 
 

@@ -41,7 +41,7 @@ from dvid_dask.datatypes.labelmap.pages import change_page, page_rows, page_rows
 from dvid_dask.datatypes.labelmap.rows import COLUMNS, Rows, distinct_blocks, first_of_block, overlay_table
 from dvid_dask.formats import label_index
 from dvid_dask.formats._jit import kernel
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -362,7 +362,7 @@ class Index:
         header, rows = record
         if not header.paged:
             svs, sums = _sums_by_supervoxel(rows)
-            keep = np.isin(svs, wanted)
+            keep = is_among(svs, wanted)
             return Bucket.without_boxes(svs[keep], sums[keep])
         numbers = dict.fromkeys(bucket_of(wanted, header.buckets).tolist())
         tables = self._space.decoded("bucket", [keys.bucket(body, n) for n in numbers], bucket_table)
@@ -380,7 +380,7 @@ class Index:
             return
         header, rows = record
         if not header.paged:
-            yield rows[np.isin(rows.supervoxel, wanted)]
+            yield rows[is_among(rows.supervoxel, wanted)]
             return
         page_keys = keys.page_keys(body, self._regions_of(body, self._lookup(body, wanted).box))
         for batch in _batches(page_keys):

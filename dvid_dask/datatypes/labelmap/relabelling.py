@@ -19,7 +19,7 @@ from dvid_dask.datatypes.labelmap.index import Index, Stamp
 from dvid_dask.datatypes.labelmap.rows import Rows, distinct_blocks
 from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.formats import label_blocks, label_cuts, rles
-from dvid_dask.formats.distinct import distinct_rows
+from dvid_dask.formats.distinct import distinct_rows, is_among
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +114,7 @@ def _voxels(counted: tuple[NDArray[np.uint64], NDArray[np.int64]], label: int) -
 
 def _renamed(block: bytes, old: NDArray[np.uint64], new: int) -> bytes:
     """A block in which labels (ascending) are called `new`, which may be in it already."""
-    if not np.isin(label_blocks.labels(block), old).any():
+    if not is_among(label_blocks.labels(block), old).any():
         return block
     return label_blocks.normalize(label_cuts.map_labels(block, old, np.full(len(old), new, np.uint64)))
 

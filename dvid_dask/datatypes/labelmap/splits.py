@@ -22,7 +22,7 @@ from dvid_dask.datatypes.labelmap.threads import batches, parallel
 from dvid_dask.datatypes.runs import prepare_runs
 from dvid_dask.errors import BadRequest
 from dvid_dask.formats import label_blocks, label_cuts, rles
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,7 +327,7 @@ def _rows_of(counts: list[tuple[tuple[int, int, int], Counted]], wanted: NDArray
     number = np.repeat(np.arange(len(counts)), [len(names) for _, (names, _) in counts])
     label = np.concatenate([np.empty(0, np.uint64), *(names for _, (names, _) in counts)])
     count = np.concatenate([np.empty(0, np.int64), *(n for _, (_, n) in counts)])
-    keep = np.isin(label, wanted)
+    keep = is_among(label, wanted)
     coords = np.array([block for block, _ in counts], np.int32).reshape(-1, 3)
     return Rows.of(coords[number[keep]], label[keep], count[keep])
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -237,7 +237,7 @@ def may_name(summary: bytes, ids: NDArray[np.uint64], blocks: set[tuple[int, ...
         return True
     names = np.concatenate([ids, _hashes(blocks)])
     if summary[:1] == b"=":
-        return bool(np.isin(names, np.frombuffer(summary[1:], np.uint64)).any())
+        return bool(is_among(names, np.frombuffer(summary[1:], np.uint64)).any())
     bits = np.unpackbits(np.frombuffer(summary[1:], np.uint8)).astype(np.bool_)
     return bool(bits[_places(names)].all(axis=0).any()) if len(names) else False
 

@@ -36,7 +36,7 @@ from dvid_dask.datatypes.labelmap.steps import (
 )
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.formats import label_blocks, label_index, rles
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -294,7 +294,7 @@ def names_one(
 ) -> bool:
     """Whether steps have to do with one of these supervoxels, bodies or blocks."""
     own_ids, own_blocks = named(list(steps))
-    if np.isin(own_ids, ids).any() or not blocks.isdisjoint(own_blocks):
+    if is_among(own_ids, ids).any() or not blocks.isdisjoint(own_blocks):
         return True
     return any(isinstance(step, Restore) and restores(step, kept, ids, blocks) for step in steps)
 

@@ -11,6 +11,7 @@ import numpy as np
 from dvid_dask.datatypes.base import Datatype, Mutation, Space, TxSpace, register
 from dvid_dask.datatypes.events import KINDS, ElementsFiled, ListsReplaced
 from dvid_dask.errors import BadRequest, Conflict, DvidError, NotSupported
+from dvid_dask.formats.distinct import is_among
 from dvid_dask.versions.records import new_uuid
 from dvid_dask.versions.settings import setting_text
 
@@ -340,7 +341,7 @@ class LabelSize(Datatype):
         """What is to be added to the counts; 0 for labels that are to be listed by another rule."""
         off = counts.total([right, *(Tally(part.label, -part.by_kind) for part in counts.scan(space))])
         differs = off.by_kind.any(axis=1)
-        differs |= np.isin(off.label, counts.of_other_rule(space, counts.rule_of(space)))
+        differs |= is_among(off.label, counts.of_other_rule(space, counts.rule_of(space)))
         return Tally(off.label[differs], off.by_kind[differs])
 
     def disagreements(self) -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.store import Store, StoreError, prefix_end
 from dvid_dask.versions.space import Space
 
@@ -103,7 +103,7 @@ class Table:
             if isinstance(demand, Exists):
                 return np.full(len(self), demand.there)
             wanted = _ids(demand)
-            return np.isin(self.bodies, wanted)
+            return is_among(self.bodies, wanted)
         codes, fits = self.rows.fits(name, demand)
         return fits[codes[self.at]]
 

@@ -16,7 +16,7 @@ from dvid_dask.datatypes.labelmap.blocks import Layout, compress, decompress
 from dvid_dask.datatypes.labelmap.mapping import Mapping
 from dvid_dask.datatypes.labelmap.threads import parallel
 from dvid_dask.formats import label_blocks, label_cuts
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class _Table(NamedTuple):
         return cls(old, np.array([names[i] for i in sorted(names)], np.uint64))
 
     def occurs(self, labels: NDArray[np.uint64]) -> bool:
-        return bool(len(self.old)) and bool(np.isin(labels, self.old).any())
+        return bool(len(self.old)) and bool(is_among(labels, self.old).any())
 
     def rename(self, block: bytes) -> bytes:
         return label_blocks.normalize(label_cuts.map_labels(block, self.old, self.new))
@@ -199,8 +199,8 @@ def _unfit_in(space: AnySpace, layout: Layout, renaming: Renaming, tasks: Sequen
     blocks = [task.theirs for task in tasks if task.theirs is not None and task.by != "ours"]
     tables = parallel(lambda value: label_blocks.labels(decompress(value, layout)), blocks)
     labels = distinct(np.concatenate([np.empty(0, np.uint64), *tables]))
-    labels = labels[(labels != 0) & ~np.isin(labels, renaming.theirs.old)]
-    unfit: NDArray[np.uint64] = labels[(Mapping(space).bodies(labels) == 0) | np.isin(labels, renaming.our_parts)]
+    labels = labels[(labels != 0) & ~is_among(labels, renaming.theirs.old)]
+    unfit: NDArray[np.uint64] = labels[(Mapping(space).bodies(labels) == 0) | is_among(labels, renaming.our_parts)]
     return unfit
 
 
@@ -211,7 +211,7 @@ def _join(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np.uin
         if task.theirs is None:
             return _Made(None)
         labels = label_blocks.labels(decompress(task.theirs, layout))
-        if not np.isin(labels, unfit).any():
+        if not is_among(labels, unfit).any():
             return _Made(_renamed(task.theirs, layout, renaming.theirs))
     return _by_voxel(task, layout, renaming, unfit)
 
@@ -236,7 +236,7 @@ def _by_voxel(task: _Task, layout: Layout, renaming: Renaming, unfit: NDArray[np
     # what nobody wrote may still have been cut: by them alone, or by both
     take = ~we_wrote & (they_wrote | (ours == base))
     # by theirs' own labels: what our cut makes of them is ours
-    refused = take & np.isin(theirs, unfit) if len(unfit) else np.zeros_like(take)
+    refused = take & is_among(theirs, unfit) if len(unfit) else np.zeros_like(take)
     reused = tuple(distinct(theirs[refused]).tolist())
     differently = int((we_wrote & they_wrote & (mine != other)).sum())
     cut = ~we_wrote & ~they_wrote & (ours != base) & (theirs != base) & (ours != theirs)

@@ -29,7 +29,7 @@ from dvid_dask.datatypes.labelmap.moves import Taken, TakenFromSmall, give, take
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.threads import batches
 from dvid_dask.formats import label_blocks
-from dvid_dask.formats.distinct import distinct, distinct_rows
+from dvid_dask.formats.distinct import distinct, distinct_rows, is_among
 from dvid_dask.versions.records import rfc3339
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class _Carrying:
                 value = step.settle(ours, theirs, at_bases, partial(_get, key=key)).value
                 if value is not None and value != ours and len(gone):
                     table = unpack(value, 4)
-                    table = table[:, ~np.isin(table[1], gone)]
+                    table = table[:, ~is_among(table[1], gone)]
                     value = pack(list(table)) if table.shape[1] else None
                 if value != ours:
                     changes.append((key, value))

@@ -16,7 +16,7 @@ from dvid_dask.datatypes.labelmap.methods.bodies import Bodies
 from dvid_dask.datatypes.labelmap.rows import Rows
 from dvid_dask.datatypes.labelmap.steps import Restore
 from dvid_dask.errors import BadRequest, NotFound
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.formats.label_index import LabelIndex
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class IndexAccess(Bodies):
                 part = own[a : a + 4096].tolist()
                 there[a : a + 4096] = index.has_own_supervoxel(part)
             gone = own[~there]
-            out[~found & np.isin(wanted, gone)] = 0
+            out[~found & is_among(wanted, gone)] = 0
         return out
 
     def mappings(self) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:

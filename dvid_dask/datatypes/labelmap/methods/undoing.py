@@ -24,7 +24,7 @@ from dvid_dask.datatypes.labelmap.steps import (
 )
 from dvid_dask.datatypes.labelmap.undo import Changed, Context, carry_out, labels_in, names_one
 from dvid_dask.errors import BadRequest, LaterMutations, NotFound
-from dvid_dask.formats.distinct import distinct
+from dvid_dask.formats.distinct import distinct, is_among
 from dvid_dask.versions.undo import UndoRecord, read_undo, read_undo_data, scan_undo
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Undoing(Recording):
         there = labels_in(m.space(self), self.layout, blocks)
         found = []
         for mutation, steps in self._standing_after(m.tx, kept, np.concatenate([ids, there]), blocks):
-            cut = any(isinstance(step, Cut) for step in steps) and np.isin(named(steps)[0], there).any()
+            cut = any(isinstance(step, Cut) for step in steps) and is_among(named(steps)[0], there).any()
             if cut or names_one(steps, ids, blocks, partial(kept_space, self)):
                 found.append(mutation)
         return found
