@@ -296,6 +296,7 @@ def _ledger(instance: BodyVolume, writer: FileWriter, name: str) -> ScratchLedge
 
 def _end(ledger: ScratchLedger, writer: FileWriter) -> None:
     if isinstance(writer, FolderWriter):
+        writer.name_in_volume()
         end_job(ledger, f"{writer.url}{_LEDGER}")
     else:
         ledger.drop()

@@ -204,6 +204,22 @@ class FolderWriter(MeshWriter):
             return
         place.write("info", json.dumps(info)).result()
 
+    def name_in_volume(self) -> None:
+        """Name the folder in the ``info`` of the precomputed segmentation that it lies in, unless that names another."""
+        import tensorstore as ts
+
+        head, mark, query = self.url.partition("?")
+        around, _, name = head.rstrip("/").rpartition("/")
+        if self.info is None or around.endswith("/"):  # of a bucket, or of a whole disk
+            return
+        place = ts.KvStore.open(f"{around}/{mark}{query}").result()
+        try:
+            info = json.loads(place.read("info").result().value or b"null")
+        except ValueError:
+            return
+        if isinstance(info, dict) and info.get("type") == "segmentation" and info.get("scales") and "mesh" not in info:
+            place.write("info", json.dumps({**info, "mesh": name})).result()
+
     def put(self, files: Sequence[tuple[str, bytes]]) -> None:
         """All at once."""
         place = self._place()

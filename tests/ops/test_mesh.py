@@ -227,6 +227,37 @@ def test_a_folder_of_single_resolution_meshes(seg, tmp_path):
     assert same(decode((folder / fragment).read_bytes(), "ngmesh"), expected(scene() == 9))
 
 
+def test_a_volume_names_its_folder_of_meshes(seg, tmp_path):
+    def named():
+        return json.loads((volume / "info").read_text()).get("mesh")
+
+    volume = tmp_path / "seg"
+    ops.export(seg, str(volume), format="precomputed", progress=False)
+    before = json.loads((volume / "info").read_text())
+    run(seg, str(volume / "objects"), [9], format="obj")
+    assert named() is None
+    run(seg, str(volume / "mesh"), [9])
+    assert json.loads((volume / "info").read_text()) == {**before, "mesh": "mesh"}
+    run(seg, str(volume / "coarse"), [9], format="legacy")
+    assert named() == "mesh"
+    for held in ("[]", "{", json.dumps({"@type": "neuroglancer_multiscale_volume", "type": "image", "scales": [1]})):
+        (volume / "info").write_text(held)
+        run(seg, str(volume / "mesh"), [9])
+        assert (volume / "info").read_text() == held
+
+
+def test_a_publication_in_place_keeps_its_meshes(seg, tmp_path):
+    volume = tmp_path / "seg"
+    seg.version.commit()
+    ops.publish(seg, str(volume), format="precomputed", in_place=True, progress=False)
+    run(seg, str(volume / "mesh"), [9])
+    child = seg.version.newversion()
+    child["segmentation"].merge(7, [9])
+    child.commit()
+    ops.publish(child["segmentation"], str(volume), format="precomputed", in_place=True, progress=False)
+    assert json.loads((volume / "info").read_text())["mesh"] == "mesh"
+
+
 def test_a_folder_of_other_things_is_left_alone(seg, tmp_path):
     run(seg, str(tmp_path), [9], format="legacy")
     with pytest.raises(Conflict, match="info is there"):
