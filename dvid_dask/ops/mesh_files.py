@@ -205,7 +205,7 @@ class FolderWriter(MeshWriter):
         place.write("info", json.dumps(info)).result()
 
     def name_in_volume(self) -> None:
-        """Name the folder in the ``info`` of the precomputed segmentation that it lies in, unless that names another."""
+        """Name the folder in the ``info`` of the precomputed segmentation around it, unless that names another."""
         import tensorstore as ts
 
         head, mark, query = self.url.partition("?")
