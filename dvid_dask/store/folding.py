@@ -89,7 +89,7 @@ def _put_into_nodes(state: TreeState) -> None:
             return
         if now._count > done:
             data, done = _land(writer, now, done, data)
-        state.replace(now, data)
+        state.replace(now, writer.end_journal(now, data))
 
 
 def _land(writer: Writer, view: View, done: int, manifest: bytes) -> tuple[bytes, int]:

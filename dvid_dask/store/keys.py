@@ -8,6 +8,9 @@ FIRST = b"\x01"
 #: Where a sealed tree says so. The value is the tree's own name: a branch copies the key, and isn't sealed by it.
 SEALED = b"\x00sealed"
 
+#: Something random, written where what a journal held has changed nothing in the nodes: the manifest has to change.
+FOLDED = b"\x00folded"
+
 
 def prefix_end(prefix: bytes) -> bytes:
     r"""Return the exclusive end of the range of all keys that begin with `prefix`.

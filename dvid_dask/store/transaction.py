@@ -244,15 +244,11 @@ class Transaction:
         return writer, transaction
 
     def _carry(self, prepared: tuple[Writer, tensorstore.Transaction], now: View) -> None:
-        """Write what the journal says of keys that this transaction leaves as they are.
-
-        And delete those that it deletes by a range: tensorstore writes no manifest where a range holds nothing in the
-        nodes, and as long as that of the tree stays the same, the journal counts.
-        """
+        """Write what the journal says of keys that this transaction leaves as they are."""
         write = prepared[0].kvstore.with_transaction(prepared[1]).write
         for key, value in now._overlay.items(now._count).items():
-            if key not in self._pending and key not in self._appended:
-                write(key, None if self._is_own(key) else value)
+            if not self._is_own(key) and key not in self._appended:
+                write(key, value)
 
     def _finish_lists(self, prepared: tuple[Writer, tensorstore.Transaction], now: View) -> None:
         """Write what was appended behind what the lists hold in the state that the commit lands on."""

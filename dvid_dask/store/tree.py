@@ -177,12 +177,11 @@ class TreeState:
         write = writer.kvstore.with_transaction(transaction).write
         for key, value in now._overlay.items(now._count).items():
             write(key, value)
-        self.replace(now, writer.land(transaction, now._manifest))
+        self.replace(now, writer.end_journal(now, writer.land(transaction, now._manifest)))
         return self.newest() if self._view is None else self._view
 
     def replace(self, now: View, manifest: bytes) -> None:
         """Put a manifest that says all that a state does in the place of the tree's. The caller has the turn."""
-        _must_differ(now, manifest)
         if self._journal is not None:
             self._journal.keep_token(now._overlay, manifest)
         if not exchange(self.where, self.name, now._manifest, manifest):
@@ -394,8 +393,7 @@ class Tree:
                     elif now._count:
                         transaction._carry(prepared, now)
                     transaction._finish_lists(prepared, now)
-                    new = prepared[0].land(prepared[1], now._manifest)
-                    _must_differ(now, new)
+                    new = prepared[0].end_journal(now, prepared[0].land(prepared[1], now._manifest))
                     self._store.keep_states(transaction, now._manifest, new)
                     if exchange(where, self.name, now._manifest, new, slow=time.monotonic() - begin > _SLOW):
                         state.adopt(new, now, transaction._changes)
@@ -419,12 +417,6 @@ def fold_apart(view: View) -> View:
         return View(view._where, view.name, writer.land(transaction, view._manifest))
     except (ValueError, OSError) as error:
         raise translate(error, f"reading tree {view.name!r}", view._where.url) from error
-
-
-def _must_differ(view: View, manifest: bytes) -> None:
-    """What takes a journal along has another manifest, else the journal goes on to count on top of it."""
-    if view._count and manifest == view._manifest:
-        raise StoreError(f"{view._where.url}: what the journal of tree {view.name!r} holds made no new manifest")
 
 
 def _pause(attempt: int, deadline: float, state: TreeState) -> None:

@@ -82,6 +82,34 @@ def test_a_range_that_only_the_journal_holds_is_deleted(local, fresh):
     assert target.view()._count == 0
 
 
+def test_a_value_is_put_back_to_what_the_nodes_hold(local, fresh):
+    target = local.create_tree("a")
+    target.update(lambda tx: (tx.put(b"k", b"old"), tx.to_nodes()))
+    put(target, k="new")
+    target.update(lambda tx: (tx.put(b"k", b"old"), tx.to_nodes()))
+    assert target.view(0).get(b"k") == fresh(local).tree("a").view(0).get(b"k") == b"old"
+    assert list(target.view(0).keys()) == [b"k"]
+    assert local.fsck(deep=True).clean
+
+
+def test_a_journal_that_changes_nothing_ends(local, monkeypatch):
+    target = local.create_tree("a")
+    target.update(lambda tx: (tx.put(b"k", b"old"), tx.to_nodes()))
+    put(target, k="old")
+    token = target.view(0).token
+    assert target.fold()._count == 0
+    assert target.view(0).token == token
+    put(target, k="old")
+    target.update(lambda tx: tx.kvstore.write(b"array", b"1").result())
+    monkeypatch.setattr(journal, "RECORDS", 5)
+    for _ in range(5):
+        put(target, k="old")
+    with target._state.folding:
+        pass
+    view = target.view(0)
+    assert (view._count, dict(view.scan()), view.measure().keys) == (0, {b"k": b"old", b"array": b"1"}, 2)
+
+
 def test_a_value_that_comes_while_one_looks(local):
     """A view finds the value of its own state, also where a newer one comes at this very moment."""
     overlay = journal.Overlay(b"")
