@@ -359,6 +359,15 @@ class Journal:
         except OSError as error:
             raise self._failed(error, "writing") from error
 
+    def sync(self) -> None:
+        """Make the tree's manifest and its records durable, if whoever wrote them was killed before he did."""
+        try:
+            with contextlib.suppress(FileNotFoundError), open(self._path, "rb+", buffering=0) as file:
+                _sync(file.fileno())
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise self._failed(error, "writing") from error
+
     @contextlib.contextmanager
     def leaving(self, manifest: bytes) -> Iterator[None]:
         """Another manifest takes the place of the tree's meanwhile."""

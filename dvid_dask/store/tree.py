@@ -55,6 +55,8 @@ class TreeState:
         self._commits = 0
         #: a record is on its way to the disk
         self._appending = False
+        #: the newest state known was made by others, who may not have made it durable yet
+        self._unsure = False
         self._overlay: Overlay | None = None
         self._journal = None if where.folder is None else Journal(where.folder / REFS / name, where.url, name)
 
@@ -87,6 +89,7 @@ class TreeState:
             self._checked = time.monotonic()
             known = before is not None and self._is(before)
             self._move(overlay, changes if known else None)
+            self._unsure = False
 
     def since(self, moment: float) -> View:
         """Return a state that was the newest at a moment of the monotonic clock, or later."""
@@ -121,6 +124,7 @@ class TreeState:
                     self._checked = max(self._checked, now)
                     if view is not None and not records:
                         return view
+                    self._unsure = True
                     for record, after, head in records:
                         self._take(overlay, record, after, head)
                     view = self._view
@@ -136,6 +140,7 @@ class TreeState:
                     alike = same and overlay is not None and not overlay.journal
                     alike = alike or (self._view is not None and self._view._token == fresh.token(0))
                     changes = fresh.changed(0, fresh.count) if alike else None
+                    self._unsure = True
                     self._move(fresh, changes)
                     self._checked = max(self._checked, now)
                     view = self._view
@@ -159,6 +164,7 @@ class TreeState:
                 self._checked = time.monotonic()
                 if self._overlay is overlay and overlay.count == now._count:
                     self._take(overlay, record, end, head)
+                self._unsure = False
         finally:
             with self._lock:  # whoever read the journal meanwhile reads it again
                 self._commits += 1
@@ -167,6 +173,14 @@ class TreeState:
         if overlay.ripe and (not was_ripe or overlay.count % _AGAIN == 0):
             fold_behind(self)
         return True
+
+    def settle(self) -> None:
+        """Wait until the newest state that was seen is durable; see `Tree.settle`."""
+        if self._journal is None or not self._unsure:
+            return
+        with self.turn():  # who made it is done, or was killed
+            self._journal.sync()
+            self._unsure = False
 
     def fold(self, now: View) -> View:
         """Put what the journal says into nodes, and return that state. The caller has the turn."""
@@ -334,12 +348,29 @@ class Tree:
             except NeedsNodes:
                 self.fold()
                 continue
+            if not transaction._dirty:
+                state.settle()
             if not transaction._dirty or self._commit(transaction, base, deadline, force):
                 for callback in transaction._callbacks:
                     callback()
                 return result
             _pause(attempt, deadline, state)
         raise StoreError("an endless count has ended")
+
+    def settle(self) -> None:
+        """Wait until what views have shown so far is durable.
+
+        For who finds that what he was to do has been done, and says so. Commits of this process are; those of others
+        may be seen some milliseconds before. `update` does it where there is nothing to commit.
+
+        Raises
+        ------
+        ReadOnly
+            The store's files refuse it.
+        TreeNotFound
+            The tree was dropped.
+        """
+        self._state.settle()
 
     def fold(self) -> View:
         """Put what the journal holds of small commits into the tree's nodes; return that state, which is the same.

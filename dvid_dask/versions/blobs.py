@@ -93,6 +93,8 @@ class Blobs:
                 tx.put(key, data)
 
             self._tree.update(write)
+        else:
+            self._tree.settle()
         return ref
 
     def get(self, ref: str) -> bytes | None:

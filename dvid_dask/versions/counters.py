@@ -85,6 +85,7 @@ class Counter:
         self._check(value)
         held = self.value
         if held >= value:  # counters never fall, but for set()
+            self._tree.settle()
             return held
 
         def lift(tx: Transaction) -> int:
@@ -250,6 +251,7 @@ class NumberSource:
         """No process gives out a number below `value` from now on."""
         Counter._check(value)
         if self._read().floor >= value:
+            self._tree.settle()
             return
 
         def lift(tx: Transaction) -> None:

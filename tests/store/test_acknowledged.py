@@ -194,6 +194,37 @@ def test_what_is_not_durable_yet_is_not_seen(local, monkeypatch):
     assert target.view(1e9).get(b"k") == b"2"
 
 
+def test_who_finds_it_done_by_another_process_waits_until_it_is_durable(local, monkeypatch, fresh):
+    target = local.create_tree("a")
+    other = fresh(local).tree("a")
+    real, done = journal._sync, []
+
+    def there():
+        assert other.view(0).get(b"k") == b"1"
+        other.update(lambda tx: tx.get(b"k") or tx.put(b"k", b"1"))
+        done.append("acknowledged")
+
+    thread = threading.Thread(target=there)
+
+    def sync(file):
+        monkeypatch.setattr(journal, "_sync", real)
+        thread.start()
+        thread.join(0.2)
+        done.append("durable")
+        real(file)
+
+    put(target, other="1")
+    monkeypatch.setattr(journal, "_sync", sync)
+    put(target, k="1")
+    thread.join()
+    assert done == ["durable", "acknowledged"]
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_sync", lambda file: done.append("again"))
+        other.settle()
+        target.settle()
+    assert len(done) == 2
+
+
 @pytest.mark.parametrize("where", ["add", "advance"])
 def test_an_interrupt_while_a_record_is_taken_in(local, monkeypatch, fresh, where):
     """Ctrl-C in a notebook: what the process knows is the disk's again."""
