@@ -254,7 +254,7 @@ class VersionRequest(Request):
         if guard is None:
             return self.repo[selector]
         version = guard.select(self.repo, selector)
-        guard.check(self, version)
+        guard.check(self, version, write=False)
         return version
 
 

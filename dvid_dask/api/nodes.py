@@ -8,6 +8,7 @@ import msgspec
 
 from dvid_dask.errors import BadRequest, Forbidden, LockedVersion
 
+from .auth import READS
 from .face import VersionRequest, decode_json
 from .failures import Unrouted
 from .responses import empty, json
@@ -59,7 +60,7 @@ def gate(request: Request, selector: str, *, changes: bool = False) -> Version:
     if server.read_only and (changes or request.method not in ("GET", "HEAD")) and not request.admin:
         raise Forbidden("the server is in read-only mode")
     if guard is not None:
-        guard.check(request, version, changes=changes)
+        guard.check(request, version, write=changes or request.method not in READS)
     return version
 
 

@@ -162,6 +162,17 @@ def _check_base(request: VersionRequest, settings: dict[str, Any]) -> None:
         raise Forbidden(f"this server opens no volume at {shown(base)} for clients{below}: see allowBases")
 
 
+def _check_region(request: VersionRequest, settings: dict[str, Any]) -> None:
+    """Refuse to count for a user what lies in a region that this one may not read: labelsz names any version."""
+    region = settings.get("roi")
+    guard = request.server.guard
+    if guard is None or not isinstance(region, str) or "," not in region:
+        return
+    named = guard.select(request.server.datastore, region.partition(",")[2])
+    if named.repo != request.repo and guard.visible(request, named.repo) is not None:
+        raise NotPermitted(f"setting 'roi': you may not read version {named.uuid}")
+
+
 class _NewInstance(msgspec.Struct):
     typename: str
     dataname: str
@@ -180,6 +191,7 @@ def post_instance(request: VersionRequest) -> Response:
     if not names.typename:
         raise BadRequest("typename is empty: say which datatype")
     _check_base(request, settings)
+    _check_region(request, settings)
     instance = request.repo.new_instance(
         names.typename, names.dataname, settings, at=request.version, force=request.force
     )

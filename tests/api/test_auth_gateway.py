@@ -445,6 +445,20 @@ def test_insiders(guarded, gateway, header, peer, inside):
     assert len(client.get("/api/repos/info", headers=headers).json()) == (2 if inside else 1)
 
 
+def test_what_insiders_write_is_theirs_and_whole(guarded, gateway):
+    """Who they are is asked before the body is read, also where nobody needs to say."""
+    client = guarded(enforce="dsg", dsg_address=gateway.url, enforce_internal="none", trusted_proxies=("10.1.0.0/16",))
+    client._transport.client = ("10.1.2.3", 1)
+    inside = {"X-DVID-Internal": "true"}
+    for n, headers in enumerate((inside, inside | bearer("t-ann"), inside | bearer("nonsense"))):
+        shared, value = f"/api/node/{client.world.top}/shared/key/s{n}", b"value %d" % n
+        assert client.post(shared, content=value, headers=headers).status_code == 200
+        assert client.get(shared, headers=inside).content == value
+        neuron = f"/api/node/{client.world.top}/neu/key/{n + 1}"
+        status = client.post(neuron, json={"bodyid": n + 1, "type": "x"}, headers=headers).status_code
+        assert status == (200 if "t-ann" in str(headers) else 400)  # it needs a user
+
+
 def test_a_mode_for_insiders_alone_protects_nothing(guarded, gateway):
     client = guarded(enforce="none", dsg_address=gateway.url, enforce_internal="dsg")
     inside = {"X-DVID-Internal": "true"}

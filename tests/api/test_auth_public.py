@@ -83,6 +83,25 @@ def test_public_means_that_version_and_no_other_that_the_path_names(client):
         assert client.get(open_).status_code not in (401, 403), path
 
 
+def test_a_region_of_another_repository_must_be_readable(client):
+    """Counts within it would tell where it is."""
+    world = client.world
+    path = f"/api/repo/{world.top}/instance"
+    client.post(
+        f"/api/repo/{world.mouse}/instance", json={"typename": "roi", "dataname": "area"}, headers=bearer("t-root")
+    )
+
+    def made(version, token, name):
+        body = {"typename": "labelsz", "dataname": name, "ROI": f"area,{version}"}
+        return client.post(path, json=body, headers=bearer(token)).status_code
+
+    assert made(world.mouse, "t-ann", "a") == 403
+    assert made(f"{world.mouse}:master", "t-ann", "a") == 403
+    assert made("ffffffff", "t-ann", "a") == 400
+    assert made(world.top, "t-ann", "b") == 200
+    assert made(world.mouse, "t-root", "c") == 200
+
+
 def test_getting_that_sets_needs_the_right_to_write(client):
     """The older label types set their resolution by any method."""
     for name in ("lb", "la"):

@@ -15,6 +15,6 @@ what may be seen (`visible_of`). With no mode configured there is no guard.
 
 from __future__ import annotations
 
-from .guard import Guard, guard_of, visible_of
+from .guard import READS, Guard, guard_of, visible_of
 
-__all__ = ["Guard", "guard_of", "visible_of"]
+__all__ = ["READS", "Guard", "guard_of", "visible_of"]

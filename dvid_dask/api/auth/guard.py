@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from .gateway import Gateway, GatewayUser
     from .webtokens import Users, WebTokens
 
-__all__ = ["Guard", "guard_of", "visible_of"]
+__all__ = ["READS", "Guard", "guard_of", "visible_of"]
 
 log = logging.getLogger(__name__)
 
+#: Methods that only read, unless a handler says otherwise.
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Bytes of a token; no token of any kind comes near.
 LONGEST = 8192
@@ -132,15 +133,15 @@ class Guard:
         except AmbiguousVersion:
             raise AmbiguousVersion(f"{selector[:80]!r} names more than one version: give more of the UUID") from None
 
-    def check(self, request: Request, version: Version, *, changes: bool = False) -> None:
+    def check(self, request: Request, version: Version, *, write: bool) -> None:
         """Refuse a request at a version if it has no right to it.
 
         Parameters
         ----------
         request : Request
         version : Version
-        changes : bool
-            Whether it would change something by any method.
+        write : bool
+            Whether it would change something.
 
         Raises
         ------
@@ -155,7 +156,6 @@ class Guard:
         Awaits
             The gateway has to be asked.
         """
-        write = changes or request.method not in READS
         if self.protects and (write or version.uuid not in self.public):
             mode = self._mode(request.scope)
             if mode != "none":
