@@ -451,9 +451,9 @@ def test_what_insiders_write_is_theirs_and_whole(guarded, gateway):
     client._transport.client = ("10.1.2.3", 1)
     inside = {"X-DVID-Internal": "true"}
     for n, headers in enumerate((inside, inside | bearer("t-ann"), inside | bearer("nonsense"))):
-        shared, value = f"/api/node/{client.world.top}/shared/key/s{n}", b"value %d" % n
-        assert client.post(shared, content=value, headers=headers).status_code == 200
-        assert client.get(shared, headers=inside).content == value
+        tags = f"/api/node/{client.world.top}/shared/tags"  # of what has no versions no lock is asked before
+        assert client.post(tags, json={"n": str(n)}, headers=headers).status_code == 200
+        assert client.get(tags, headers=inside).json() == {"Tags": {"n": str(n)}}
         neuron = f"/api/node/{client.world.top}/neu/key/{n + 1}"
         status = client.post(neuron, json={"bodyid": n + 1, "type": "x"}, headers=headers).status_code
         assert status == (200 if "t-ann" in str(headers) else 400)  # it needs a user
