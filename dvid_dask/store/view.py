@@ -28,6 +28,9 @@ Decode: TypeAlias = "Callable[[bytes, bytes | None], tuple[T, int]]"
 
 #: Values fetched at once by `View.scan` and `View.get_many`.
 _BATCH = 4096
+#: For so many keys it is worth a look whether there is anything between the first and the last of them.
+_MANY = 512
+_MISSING: tuple[bytes | None, bytes | None] = (None, None)
 #: A staleness bound that any cached node satisfies: the manifest of a pinned state never changes.
 _CACHED = 0
 #: Where nodes and values lie that are made for reading alone: no file of the pool begins so.
@@ -282,7 +285,19 @@ class View:
         few = self._few(keys) if values else None
         if few is not None:
             return [(value, None) for value in few]
-        return [_entry(result, values) for result in self._results(keys, None if values else slice(0, 0))]
+        part = None if values else slice(0, 0)
+        there = self._there(keys) if len(keys) >= _MANY else None
+        if there is None:
+            return [_entry(result, values) for result in self._results(keys, part)]
+        some = [key for key in keys if key in there]
+        found = dict(zip(some, (_entry(result, values) for result in self._results(some, part)), strict=True))
+        return [found.get(key, _MISSING) for key in keys]
+
+    def _there(self, keys: Sequence[bytes]) -> set[bytes] | None:
+        """The keys in nodes from the first to the last of these; None if they aren't much fewer, so that most exist."""
+        low, high = min(keys), max(keys) + b"\0"
+        held = measure(self._where, self.manifest.root, low, high, self._cuts.interiors).keys
+        return set(self._keys_below(low, high)) if 2 * held <= len(keys) else None
 
     def _few(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
         """Values of few keys in nodes of a local store; None: tensorstore is better at it."""

@@ -8,6 +8,7 @@ import pytest
 
 from dvid_dask.store import BadStore, Store, points
 from dvid_dask.store.points import Points, points_of
+from dvid_dask.store.view import View
 
 
 @pytest.fixture
@@ -117,3 +118,75 @@ def test_many_keys_are_read_at_the_same_time(tree, monkeypatch):
     expected = [view.get(key) for key in keys]
     monkeypatch.setattr(Points, "get_many", lambda *_: pytest.fail("read one by one"))
     assert view.get_many(keys) == expected
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """Many keys are looked up in a list of what is there; counts how often, and the keys that are read."""
+    seen = {"listings": 0, "read": 0}
+    list_, results = View._there, View._results
+
+    def there(self, keys):
+        found = list_(self, keys)
+        seen["listings"] += found is not None
+        return found
+
+    def read(self, keys, part=None):
+        seen["read"] += len(keys)
+        return results(self, keys, part)
+
+    monkeypatch.setattr(View, "_there", there)
+    monkeypatch.setattr(View, "_results", read)
+    return seen
+
+
+def test_of_many_new_keys_those_that_are_there_are_read(tree, looked_up):
+    held = dict(tree.view().scan())
+    rng = random.Random(3)
+    new = [b"new" + rng.randbytes(9).replace(b"\0", b"3") for _ in range(3_000)]
+    tree.update(lambda tx: (tx.put(new[7], b"late"), tx.delete(next(iter(held)))))
+    tree.update(lambda tx: tx.put(new[8], b"later"))
+    view = tree.view(0)
+    assert view._count == 2  # what the journal says is above nodes
+    looked_up["read"] = 0
+    values = dict(zip(new, view.get_many(new), strict=True))
+    assert looked_up["listings"] == 1
+    assert looked_up["read"] < 100
+    assert {k: v for k, v in values.items() if v is not None} == {new[7]: b"late", new[8]: b"later"}
+    # among those of all of the tree, in any order and twice
+    among = [*sorted(held)[::-1][:50], *new, *sorted(held)[:50], *new[:10]] * 2
+    expected = {**held, new[7]: b"late", new[8]: b"later", next(iter(held)): None}
+    assert view.get_many(among) == [expected.get(key) for key in among]
+    looked_up["listings"] = 0
+    there = list(held)
+    assert view.get_many(there) == [expected[key] for key in there]
+    assert looked_up["listings"] == 0
+
+
+def test_a_key_that_was_not_there_among_many_is_a_conflict(tree, looked_up):
+    keys = [b"new%05d" % i for i in range(1_000)]
+    runs = []
+
+    def fill(tx):
+        found = tx.get_many(keys)
+        runs.append(found)
+        if len(runs) == 1:
+            tree.update(lambda other: other.put(keys[500], b"theirs"))
+        tx.put_many((key, b"ours") for key, value in zip(keys, found, strict=True) if value is None)
+
+    tree.update(fill)
+    assert looked_up["listings"] >= 1
+    assert [run[500] for run in runs] == [None, b"theirs"]
+    assert tree.view(0).get_many(keys[499:502]) == [b"ours", b"theirs", b"ours"]
+    runs.clear()
+    tree.update(lambda tx: tx.delete_range(keys[0], keys[-1] + b"1"))
+
+    def fill_from_nodes(tx):
+        found = tx.get_many(keys)
+        runs.append(found)
+        if len(runs) == 1:
+            tree.update(lambda other: (other.put(keys[500], b"theirs"), other.to_nodes()))
+        tx.put_many((key, b"ours") for key, value in zip(keys, found, strict=True) if value is None)
+
+    tree.update(fill_from_nodes)
+    assert [run[500] for run in runs] == [None, b"theirs"]
