@@ -186,6 +186,8 @@ class Writer:
     def __init__(self, where: Backend, manifest: bytes) -> None:
         self.kvstore, self._memory = open_pinned(where, manifest, prefix=DATA)
         self._held: bytes | None = manifest
+        #: not to be used any more: an interrupted commit may be at it still
+        self.broken = False
 
     def land(self, transaction: ts.Transaction, manifest: bytes) -> bytes:
         """Commit a transaction of `kvstore` on top of a manifest; return the next one. One at a time."""
@@ -194,7 +196,11 @@ class Writer:
             self._memory.write(manifests.NAME, manifest).result()
             self.kvstore.read(SEALED, staleness_bound=float("inf")).result()  # forget the manifest that was
         self._held = None
-        transaction.commit_async().result()
+        try:
+            transaction.commit_async().result()
+        except BaseException:
+            self.broken = True  # tensorstore goes on after an interrupt, and would add to what comes next
+            raise
         held = self._memory.read(manifests.NAME).result().value
         self._held = held
         return bytes(held)

@@ -77,7 +77,7 @@ class TreeState:
     def writer(self) -> Writer:
         """Return what all transactions of this process without arrays are written by."""
         with self._lock:
-            if self._writer is None:
+            if self._writer is None or self._writer.broken:
                 self._writer = Writer(self.where, self._view._manifest if self._view else b"")
             return self._writer
 
@@ -416,6 +416,8 @@ class Tree:
                         record = transaction._record(now)
                         if record is not None and state.record(now, record):
                             return True
+                        prepared = transaction._prepare(state.writer)
+                    elif prepared is not None and prepared[0].broken:
                         prepared = transaction._prepare(state.writer)
                     if prepared is None:
                         raise StoreError("a commit was not prepared")

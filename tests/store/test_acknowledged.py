@@ -26,6 +26,7 @@ from dvid_dask.store import (
     tree,
 )
 from dvid_dask.store import backend as backends
+from dvid_dask.store.transaction import Transaction
 
 HERE = Path(__file__).parents[2]
 
@@ -250,6 +251,46 @@ def test_an_interrupt_while_a_record_is_taken_in(local, monkeypatch, fresh, wher
     assert view.get_many([b"k", b"sum"]) == [b"2", b"21"]
     assert view.decoded("test", [b"k"], lambda _, value: (value, 1)) == [b"2"]
     assert dict(fresh(local).tree("a").view(0).scan()) == dict(view.scan())
+
+
+def test_an_interrupted_commit_does_not_come_back(local, monkeypatch):
+    """tensorstore goes on with it. Nothing of it gets into the commits that follow."""
+    target = local.create_tree("a")
+    target.update(lambda tx: (tx.put(b"k", b"0"), tx.to_nodes()))
+    real, late = commit.Writer.land, []
+
+    class Interrupted:
+        def __init__(self, transaction):
+            self.transaction = transaction
+
+        def commit_async(self):
+            late.append(self.transaction)
+            raise KeyboardInterrupt
+
+    def land(self, transaction, manifest):
+        return real(self, Interrupted(transaction), manifest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commit.Writer, "land", land)
+        with pytest.raises(KeyboardInterrupt):
+            target.update(lambda tx: (tx.put(b"k", b"stale"), tx.to_nodes()))
+    target.update(lambda tx: (tx.put(b"k", b"1"), tx.to_nodes()))
+    late[0].commit_async().result()
+    target.update(lambda tx: (tx.put(b"other", b"1"), tx.to_nodes()))
+    assert target.view(0).get(b"k") == b"1"
+    # another thread had prepared its commit on the same writer
+    writer, prepare = target._state.writer(), Transaction._prepare
+
+    def meanwhile(self, shared):
+        monkeypatch.setattr(Transaction, "_prepare", prepare)
+        found = prepare(self, shared)
+        writer.broken = True
+        return found
+
+    monkeypatch.setattr(Transaction, "_prepare", meanwhile)
+    target.update(lambda tx: (tx.put(b"k", b"2"), tx.to_nodes()))
+    assert target.view(0).get(b"k") == b"2"
+    assert target._state.writer() is not writer
 
 
 # ---- names that must be durable --------------------------------------------------------------------------------------
