@@ -14,6 +14,7 @@ Bytes that don't follow their format raise `errors.FormatError` and nothing else
 `label_index`               label indices: columns of (block, supervoxel, count) and their protobuf
 `nanovdb`                   NanoVDB grids and files: of sparse volumes, with values of an image; reading them
 `columns`                   small tables of unsigned integers
+`distinct`                  distinct numbers and rows, and which are among others
 `urls`                      URLs in texts that others read: without secrets
 `json_parts`                long JSON lists and objects in parts
 `tars`                      tar files as streams, read with suspicion

@@ -29,7 +29,7 @@ class Handled(Dispatch):
         from dvid_dask.api.config import ServerConfig
         from dvid_dask.api.state import ByteBudget
 
-        super().__init__(SimpleNamespace(config=ServerConfig(workers=4), bodies=ByteBudget(1 << 26)))
+        super().__init__(SimpleNamespace(config=ServerConfig(workers=4), bodies=ByteBudget(1 << 26), guard=None))
         self.handler = handler
 
     def route(self, request):
