@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from dvid_dask.cli.console import StoreArgument, say
-from dvid_dask.cli.volumes import Scheduler, Workers, cluster, open_or_create, pair, point, version_or_create
+from dvid_dask.cli.volumes import (
+    Scheduler,
+    Workers,
+    at_open_version,
+    cluster,
+    open_or_create,
+    pair,
+    point,
+    version_or_create,
+)
 
 __all__ = ["adopt"]
 
@@ -63,7 +72,7 @@ def adopt(
     from dvid_dask import ops
 
     at = version_or_create(open_or_create(store, create), repo, version, create)
-    with cluster(workers, scheduler):
+    with at_open_version(at), cluster(workers, scheduler):
         made = ops.adopt(
             source,
             at,

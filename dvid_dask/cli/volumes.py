@@ -13,7 +13,7 @@ import typer
 import dvid_dask
 from dvid_dask.cli.console import Selector, StoreArgument, find_repo, find_version, open_store, say
 from dvid_dask.datatypes.roi import Region, Roi
-from dvid_dask.errors import BadRequest, UnknownVersion
+from dvid_dask.errors import BadRequest, LockedVersion, UnknownVersion
 from dvid_dask.store import StoreNotFound
 from dvid_dask.versions import Datastore, Version
 
@@ -22,6 +22,7 @@ __all__ = [
     "RegionOption",
     "Scheduler",
     "Workers",
+    "at_open_version",
     "check_index",
     "cluster",
     "downres",
@@ -122,14 +123,16 @@ def ingest(
     datastore = open_or_create(store, create and not plan)
     at = version_or_create(datastore, repo, version, create and not plan)
     if instance not in at and create and not plan:
-        at.repo.new_instance(typename or ops.type_for(volume.dtype), instance, dict(map(pair, setting or ())), at=at)
+        kind = typename or ops.type_for(volume.dtype)
+        with at_open_version(at):
+            at.repo.new_instance(kind, instance, dict(map(pair, setting or ())), at=at)
     target = at[instance]
     settings: dict[str, Any] = {"offset": point(offset, "--offset"), "scales": scales, "label_offset": label_offset}
     settings["region"] = region_at(at, region)
     if plan:
         say(str(ops.ingest_plan(volume, target, **settings)))
         return
-    with cluster(workers, scheduler):
+    with at_open_version(at), cluster(workers, scheduler):
         report = ops.ingest(volume, target, app="dvid-dask ingest", **settings)
     say(str(report))
 
@@ -301,6 +304,21 @@ def version_or_create(datastore: Datastore, repo: str | None, version: str | Non
         if not create:
             raise
         return datastore.new_repo(repo or "")["master"]
+
+
+@contextlib.contextmanager
+def at_open_version(version: Version) -> Iterator[None]:
+    """Where this one is committed, say which are open, and how to give one of them."""
+    try:
+        yield
+    except LockedVersion as error:
+        found = [v for v in version.repo.versions.values() if not v.locked]
+        named = ", ".join(f"{v.uuid[:12]} ({v.branch or 'master'})" for v in found[-5:])
+        if found:
+            hint = f"give an open one with --version: {named}"
+        else:
+            hint = f"none is open: make one with `dvid-dask node newversion STORE {version.uuid[:12]}`"
+        raise LockedVersion(f"{error}\n{hint}") from None
 
 
 @contextlib.contextmanager

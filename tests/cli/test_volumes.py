@@ -181,3 +181,18 @@ def test_adopt_makes_the_label_index_of_a_segmentation(cli, tmp_path):
         "adopt", tmp_path / "seg.zarr", store, "-i", "seg", "--type", "labelmap", "--offset", "16,0,-32", code=1
     )
     assert "already" in again.err
+
+
+def test_a_committed_version_names_those_that_are_open(cli, labels, tmp_path):
+    labels, store = labels[0], str(tmp_path / "other")
+    cli("ingest", labels, store, "-i", "seg", "--create")
+    root = cli("node", "commit", store, "master", "-m", "first").out
+    for command in ("ingest", "adopt"):
+        said = cli(command, labels, store, "-i", "new", "--create", code=1).err
+        assert f"dvid-dask node newversion STORE {root[:12]}" in said
+    assert "none is open" in cli("ingest", labels, store, "-i", "seg", code=1).err
+    child = cli("node", "branch", store, root, "work").out
+    for command in ("ingest", "adopt"):
+        said = cli(command, labels, store, "-i", "new", "--create", code=1).err
+        assert f"--version: {child[:12]} (work)" in said
+    cli("ingest", labels, store, "-i", "new", "--create", "--version", "work")
