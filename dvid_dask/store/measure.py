@@ -24,10 +24,17 @@ class Amount(NamedTuple):
     bytes: int
 
 
-def measure(where: Backend, root: Root, low: bytes, high: bytes, interiors: Interiors) -> Amount:
-    """Measure what lies from `low` to before `high` (``b""`` = no end), reading two paths of nodes at most."""
+def measure(
+    where: Backend, root: Root, low: bytes, high: bytes, interiors: Interiors, *, exactly: bool = True
+) -> Amount:
+    """Measure what lies from `low` to before `high` (``b""`` = no end), reading two paths of nodes at most.
+
+    Else the leaves at both ends aren't read, and all of them counts: no more than that lies there.
+    """
     if root.location is None:
         return Amount(0, 0)
+    if not exactly and root.height == 0:
+        return Amount(root.keys, root.value_bytes)
     keys = size = 0
     todo = [(root.location, b"", root.height, b"")]  # the last is where a node's keys end, as its parent knows it
     while todo:
@@ -47,7 +54,8 @@ def measure(where: Backend, root: Root, low: bytes, high: bytes, interiors: Inte
         for at, (first, last) in enumerate(zip(node.keys, [*node.keys[1:], stop], strict=True)):
             if (high and first >= high) or (last and last <= low):
                 continue
-            if first >= low and (not high or (last and last <= high)):
+            whole = first >= low and (not high or bool(last and last <= high))
+            if whole or (node.height == 1 and not exactly):
                 keys += node.counts[at]
                 size += node.sizes[at]
             else:

@@ -294,9 +294,9 @@ class View:
         return [found.get(key, _MISSING) for key in keys]
 
     def _there(self, keys: Sequence[bytes]) -> set[bytes] | None:
-        """The keys in nodes from the first to the last of these; None if they aren't much fewer, so that most exist."""
+        """The keys in nodes from the first to the last of these; None if there may be about as many, or more."""
         low, high = min(keys), max(keys) + b"\0"
-        held = measure(self._where, self.manifest.root, low, high, self._cuts.interiors).keys
+        held = measure(self._where, self.manifest.root, low, high, self._cuts.interiors, exactly=False).keys
         return set(self._keys_below(low, high)) if 2 * held <= len(keys) else None
 
     def _few(self, keys: Sequence[bytes]) -> list[bytes | None] | None:

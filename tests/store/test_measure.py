@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvid_dask.store import Store
+from dvid_dask.store.measure import measure
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,16 @@ def test_ranges(view, a, b, open_end):
     # bytes are those in the pool: values that lie in nodes are compressed with them, and nodes hold keys as well
     assert found.bytes <= sum(values) + 200 * len(values) + 100
     assert found.bytes >= 0.9 * sum(values) - 100
+    most = measure(view._where, view.manifest.root, low, high or b"", view._cuts.interiors, exactly=False)
+    assert most.keys >= found.keys
+    assert most.bytes >= found.bytes
+    assert most.keys <= found.keys + 100  # two leaves
+
+
+def test_without_leaves_none_is_read(view, monkeypatch):
+    monkeypatch.setattr("dvid_dask.store.measure.load", lambda *_: pytest.fail("read a leaf"))
+    interiors = view._cuts.interiors
+    measure(view._where, view.manifest.root, b"k00500", b"k20000", interiors, exactly=False)
 
 
 def test_an_empty_tree(tmp_path):
