@@ -15,6 +15,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
+from io import FileIO
 
 import tensorstore as ts
 
@@ -139,27 +140,24 @@ def locked(where: Backend, name: str, *, create: bool = False) -> Iterator[None]
         yield
         return
     folder = f"{where.folder}/{REFS}{name}"
-    descriptor = _lock(where, folder, name, create)
+    file = _lock(where, folder, name, create)
     try:
         yield
     finally:
-        release(descriptor)
+        # here and not in a function, at whose beginning an interrupt could come and leave the lock with the process
+        try:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone keeps it where a fork has inherited the file
+        finally:
+            file.close()
 
 
-def release(descriptor: int) -> None:
-    """Give a lock back and close its file: closing alone keeps it where a fork has inherited the file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(where: Backend, folder: str, name: str, create: bool) -> int:
+def _lock(where: Backend, folder: str, name: str, create: bool) -> FileIO:
     while True:
         try:
             if create:
                 os.makedirs(folder, exist_ok=True)
-            descriptor = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # an object, not a number: wherever an interrupt comes, it is closed, and the lock goes with it
+            file = FileIO(f"{folder}/{LOCK}", "a+")
         except FileNotFoundError as error:
             if create:
                 continue  # dropped between the two
@@ -167,17 +165,17 @@ def _lock(where: Backend, folder: str, name: str, create: bool) -> int:
         except OSError as error:
             raise translate(error, f"locking tree {name!r}", where.url) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(descriptor), os.stat(f"{folder}/{LOCK}")):
-                return descriptor
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(f"{folder}/{LOCK}")):
+                return file
         except FileNotFoundError:
             pass  # dropped while we waited, with this lock
-        except BaseException as error:  # an interrupt as well: the lock would stay with this process
-            os.close(descriptor)
+        except BaseException as error:  # an interrupt as well: the lock would stay with who keeps the traceback
+            file.close()
             if isinstance(error, OSError):
                 raise translate(error, f"locking tree {name!r}", where.url) from error
             raise
-        os.close(descriptor)
+        file.close()
 
 
 class Writer:

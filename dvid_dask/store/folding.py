@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import threading
 import time
 from collections.abc import Iterator
+from io import FileIO
 from typing import TYPE_CHECKING
 
 import tensorstore as ts
 
 from .backend import Backend
-from .commit import Writer, release
+from .commit import Writer
 from .errors import StoreError, translate
 from .manifest import decode
 
@@ -45,10 +45,10 @@ STALE = 300.0
 
 def fold_behind(state: TreeState) -> None:
     """Begin to put the journal of a tree into nodes, unless this process is at it."""
-    if not state.folding.acquire(blocking=False):
-        return
     # no daemon: tensorstore must not be at work while the interpreter goes
     thread = threading.Thread(target=_fold, args=(state,), name=f"fold {state.name}")
+    if not state.folding.acquire(blocking=False):
+        return
     try:
         thread.start()
     except RuntimeError:  # at the end of the process: the next one does it
@@ -116,7 +116,10 @@ def _may_fold(where: Backend) -> Iterator[bool]:
             return
         yield True
     finally:
-        release(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            file.close()
 
 
 @contextlib.contextmanager
@@ -130,15 +133,18 @@ def no_folds(where: Backend) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        release(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            file.close()
 
 
-def _open(where: Backend) -> int:
+def _open(where: Backend) -> FileIO:
     path = f"{where.folder}/{LOCK}"
     try:
         try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # some network file systems lock nothing that is read-only
+            return FileIO(path, "r+")  # some network file systems lock nothing that is read-only
         except PermissionError:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return FileIO(path, "r")
     except OSError as error:
         raise translate(error, "locking it", where.url) from error

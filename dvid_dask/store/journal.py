@@ -168,14 +168,16 @@ class Overlay:
     def _sort(self) -> None:
         with self._lock:
             new = list(self._unsorted)
+            count = len(new)
             merged = self._sorted[:]  # others read the old one
-            if len(new) < 64:
+            if count < 64:
                 for key in new:
                     bisect.insort(merged, key)
             else:
                 merged = sorted(merged + new)
+            # no call in between, at which an interrupt could come: keys would be listed twice
             self._sorted = merged
-            del self._unsorted[: len(new)]
+            del self._unsorted[:count]
 
     def items(self, count: int) -> Record:
         """What the first so many records say, all together."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,9 +60,18 @@ class TreeState:
         self._overlay: Overlay | None = None
         self._journal = None if where.folder is None else Journal(where.folder / REFS / name, where.url, name)
 
-    def turn(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
         """Be the one committer to the tree."""
-        return turn(self.where, self.name, self._mutex)
+        self.where.check()  # first: in a forked child the mutex may be another thread's for ever
+        with turn(self.where, self.name, self._mutex):
+            try:
+                yield
+            except BaseException:
+                with self._lock:  # the tree may have been changed all the same: look before the next view
+                    self._commits += 1
+                    self._checked = float("-inf")
+                raise
 
     @property
     def journaled(self) -> bool:
@@ -98,6 +107,7 @@ class TreeState:
 
     def newest(self) -> View:
         """Look at the tree, and return its newest state."""
+        self.where.check()
         while True:
             now = time.monotonic()
             with self._lock:
@@ -166,9 +176,10 @@ class TreeState:
                     self._take(overlay, record, end, head)
                 self._unsure = False
         finally:
-            with self._lock:  # whoever read the journal meanwhile reads it again
-                self._commits += 1
-                self._appending = False
+            # Whoever read the journal meanwhile reads it again. In this order, and without the lock, for which an
+            # interrupt would find it waiting: nobody would look at the tree any more.
+            self._commits += 1
+            self._appending = False
         # once; and again now and then, if whoever did it was killed or kept from it
         if overlay.ripe and (not was_ripe or overlay.count % _AGAIN == 0):
             fold_behind(self)
