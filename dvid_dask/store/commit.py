@@ -206,8 +206,8 @@ class Writer:
     def end_journal(self, now: View, manifest: bytes) -> bytes:
         """Return a manifest with which the journal of a state ends: this one, or another with the same content.
 
-        tensorstore leaves the manifest as it is where all values are there already, and nothing is where ranges are
-        deleted. As long as the tree has that manifest, its journal counts.
+        tensorstore leaves the manifest as it is where nothing is written, and nothing is where ranges are deleted. As
+        long as the tree has that manifest, its journal counts.
         """
         if not now._count or manifest != now._manifest:
             return manifest

@@ -80,7 +80,7 @@ def land(
                     there = attempt > _POLITE or state.same(state.newest(), now)
                     done = there and exchange(where, tree.name, now._manifest, new)
                     if done:
-                        state.adopt(new)
+                        state.adopt(new, now)
             except (ValueError, OSError) as error:
                 raise translate(error, f"landing on tree {tree.name!r}", where.url) from error
         if done:

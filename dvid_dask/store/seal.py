@@ -151,7 +151,7 @@ def _drop_history(where: Backend, tree: Tree) -> bool:
         new = view.manifest.single(generation)
         if not exchange(where, tree.name, view._manifest, new):
             return False
-        state.adopt(new)
+        state.adopt(new, view)
         if where.numbered:
             forget_numbered(where, tree.name, generation)
     return True

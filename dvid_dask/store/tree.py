@@ -90,14 +90,20 @@ class TreeState:
                 self._writer = Writer(self.where, self._view._manifest if self._view else b"")
             return self._writer
 
-    def adopt(self, manifest: bytes, before: View | None = None, changes: Iterable[bytes] | None = None) -> None:
-        """Note that this process has changed the tree, to this manifest; from a state, in these keys alone."""
+    def adopt(self, manifest: bytes, before: View, changes: Iterable[bytes] | None = None) -> None:
+        """Note that this process has changed the tree, to this manifest; from a state, in these keys alone.
+
+        Without keys, nobody knows in which.
+        """
         overlay = self._load(manifest)
         with self._lock:
             self._commits += 1
             self._checked = time.monotonic()
-            known = before is not None and self._is(before)
-            self._move(overlay, changes if known else None)
+            if not self._is(before):
+                # Another thread has seen it already, or in a bucket one that follows: nobody goes back to this one.
+                self._checked = float("-inf")
+                return
+            self._move(overlay, changes)
             self._unsure = False
 
     def since(self, moment: float) -> View:

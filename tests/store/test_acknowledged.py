@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import tensorstore
 
 from dvid_dask.store import (
     Store,
@@ -96,15 +97,20 @@ def test_a_value_is_put_back_to_what_the_nodes_hold(local, fresh):
 def test_a_journal_that_changes_nothing_ends(local, monkeypatch):
     target = local.create_tree("a")
     target.update(lambda tx: (tx.put(b"k", b"old"), tx.to_nodes()))
-    put(target, k="old")
+
+    def nothing() -> None:
+        target.update(lambda tx: tx.delete_range(b"x", b"y"))
+
+    nothing()
+    assert target.view(0)._count == 1
     token = target.view(0).token
     assert target.fold()._count == 0
     assert target.view(0).token == token
-    put(target, k="old")
-    target.update(lambda tx: tx.kvstore.write(b"array", b"1").result())
+    nothing()
+    aside(lambda: target.update(lambda tx: tx.kvstore.write(b"array", b"1").result()))
     monkeypatch.setattr(journal, "RECORDS", 5)
     for _ in range(5):
-        put(target, k="old")
+        nothing()
     with target._state.folding:
         pass
     view = target.view(0)
@@ -215,6 +221,8 @@ def test_who_finds_it_done_by_another_process_waits_until_it_is_durable(local, m
         real(file)
 
     put(target, other="1")
+    assert other.view(0).get(b"other") == b"1"
+    other.settle()
     monkeypatch.setattr(journal, "_sync", sync)
     put(target, k="1")
     thread.join()
@@ -224,6 +232,67 @@ def test_who_finds_it_done_by_another_process_waits_until_it_is_durable(local, m
         other.settle()
         target.settle()
     assert len(done) == 2
+
+
+def test_who_finds_what_a_killed_process_has_done_makes_it_durable(local, monkeypatch, fresh):
+    target = local.create_tree("a")
+    other = fresh(local).tree("a")
+    put(target, other="1")
+    assert other.view(0).get(b"other") == b"1"
+    other.settle()
+    real, synced = journal._sync, []
+
+    def killed(file):
+        raise SystemExit
+
+    def sync(file):
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_sync", killed)
+        with pytest.raises(SystemExit):
+            put(target, k="1")
+    monkeypatch.setattr(journal, "_sync", sync)
+    assert other.view(0).get(b"k") == b"1"
+    folders = Synced(monkeypatch)
+    assert other.update(lambda tx: tx.get(b"k")) == b"1"
+    assert [path.rpartition("/")[2] for path in synced] == ["journal"]
+    assert [path.rpartition("/")[2] for path in folders] == ["a"]
+    other.update(lambda tx: tx.get(b"k"))
+    assert len(synced) == len(folders) == 1
+
+
+def test_a_state_that_others_follow_at_once(monkeypatch):
+    """In a bucket nobody holds a lock: who has seen a later state doesn't go back when a commit of his is noted."""
+    place = Store.create("memory://")
+    target = place.create_tree("a")
+    elsewhere = tree.Tree(place, tree.TreeState(place._where, "a"))
+    put(target, k="0")
+    adopt, seen = tree.TreeState.adopt, []
+
+    def late(self, *arguments):
+        monkeypatch.setattr(tree.TreeState, "adopt", adopt)
+        put(elsewhere, theirs="1")
+        aside(lambda: seen.append(target.view(0).get(b"theirs")))
+        adopt(self, *arguments)
+
+    monkeypatch.setattr(tree.TreeState, "adopt", late)
+    put(target, k="1")
+    assert seen == [b"1"]
+    assert target.view(1e9).get_many([b"k", b"theirs"]) == [b"1", b"1"]
+    # or one that knew nothing after an interrupt, and looked right before
+    real, state = tree.exchange, target._state
+
+    def exchange(*arguments, **more):
+        with state._lock:
+            state._forget()
+        aside(lambda: target.view(0))
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(tree, "exchange", exchange)
+    put(target, k="2")
+    assert target.view(1e9).get(b"k") == b"2"
 
 
 @pytest.mark.parametrize("where", ["add", "advance"])
@@ -281,6 +350,16 @@ def test_an_interrupted_commit_does_not_come_back(local, monkeypatch):
     # another thread had prepared its commit on the same writer
     writer, prepare = target._state.writer(), Transaction._prepare
 
+    class Late:
+        def __init__(self, transaction):
+            self.transaction = transaction
+
+        def commit_async(self):
+            late = tensorstore.Transaction(atomic=True)
+            writer.kvstore.with_transaction(late).write(b"other", b"stale")
+            late.commit_async().result()
+            return self.transaction.commit_async()
+
     def meanwhile(self, shared):
         monkeypatch.setattr(Transaction, "_prepare", prepare)
         found = prepare(self, shared)
@@ -288,8 +367,9 @@ def test_an_interrupted_commit_does_not_come_back(local, monkeypatch):
         return found
 
     monkeypatch.setattr(Transaction, "_prepare", meanwhile)
+    monkeypatch.setattr(commit.Writer, "land", lambda self, transaction, data: real(self, Late(transaction), data))
     target.update(lambda tx: (tx.put(b"k", b"2"), tx.to_nodes()))
-    assert target.view(0).get(b"k") == b"2"
+    assert target.view(0).get_many([b"k", b"other"]) == [b"2", b"1"]
     assert target._state.writer() is not writer
 
 

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import dvid_dask
 from dvid_dask.errors import BadRequest
-from dvid_dask.store import Store, StoreError
+from dvid_dask.store import Store, StoreError, Tree
 from dvid_dask.versions import Datastore
-from dvid_dask.versions.counters import AHEAD, NumberSource
+from dvid_dask.versions.counters import AHEAD, Counter, NumberSource
 
 HERE = Path(__file__).parents[2]
 
@@ -234,3 +234,19 @@ class Sources(RuleBasedStateMachine):
 
 TestSources = Sources.TestCase
 TestSources.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_who_finds_his_work_done_waits_until_it_is_durable(ds, repo, monkeypatch):
+    """A counter that is high enough, a blob that is there: another process may have put them there just now."""
+    settled = []
+    monkeypatch.setattr(Tree, "settle", lambda tree: settled.append(tree.name))
+    numbers, counter = repo.numbers("x"), Counter(ds.store.tree("counters"), b"y")
+    numbers.raise_to(10)
+    counter.raise_to(10)
+    ds.put_blob(b"here")
+    assert not settled
+    numbers.raise_to(9)
+    counter.raise_to(9)
+    ds.put_blob(b"here")
+    assert settled[:2] == ["counters"] * 2
+    assert len(settled) == 3
