@@ -357,7 +357,7 @@ class Store:
                 where.delete(manifest_path(name))
             else:
                 where.delete(manifest_path(name))
-        where.trees.pop(name, None)
+            where.trees.pop(name, None)  # before another thread may make it anew
 
     def seal(self, name: str, *, compact: bool = True) -> SealReport:
         """Make a tree immutable: from here on it is read and branched, never written.

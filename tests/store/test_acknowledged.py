@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -450,6 +451,25 @@ def test_a_tree_made_anew_while_the_old_one_is_dropped(local, monkeypatch, fresh
     assert len(made) == 1, made
     assert dict(fresh(local).tree("a").view(0).scan()) == {b"k": b"new"}
     assert local.fsck().clean
+
+
+def test_a_tree_made_anew_by_another_thread_while_the_old_one_is_dropped(local, monkeypatch):
+    """All handles of the process are to the new one alike."""
+    local.create_tree("a")
+    real, made = store.locked, []
+
+    @contextlib.contextmanager
+    def locked(*arguments, **more):
+        with real(*arguments, **more):
+            yield
+        monkeypatch.setattr(store, "locked", real)
+        aside(lambda: made.append(local.create_tree("a")))
+
+    monkeypatch.setattr(store, "locked", locked)
+    local.drop_tree("a")
+    assert local.tree("a").view(0).get(b"k") is None
+    put(made[0], k="1")
+    assert local.tree("a").view(1e9).get(b"k") == b"1"
 
 
 def test_a_drop_that_was_killed(local, monkeypatch, fresh):
