@@ -112,7 +112,8 @@ def translate(error: Exception, doing: str, where: str) -> StoreError:
         or any(sign in text for sign in _DENIED)
     ):
         return ReadOnly(f"{where}: permission denied while {doing}; check the owner and mode of its files ({text})")
-    if status in ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE") or isinstance(error, FileNotFoundError):
+    lost = status in ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE") or isinstance(error, FileNotFoundError)
+    if lost or "Error decoding" in text:  # bits of a compressed node have many ways to be wrong
         return BadStore(
             f"{where}: a file of the pool is missing or damaged, found while {doing}. "
             "A view older than gc's grace period loses its files; else run fsck and restore what it names from a "

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,6 @@ def filled(local) -> Store:
 @pytest.fixture
 def fresh(monkeypatch) -> None:
     """Opens stores anew, as another process would, with nothing cached."""
-    import weakref
-
     monkeypatch.setattr("dvid_dask.store.backend._backends", weakref.WeakValueDictionary())
 
 
@@ -161,6 +160,20 @@ def test_damaged_data_files(filled, fresh, damage):
     assert not report.clean
     assert any("tree 'a'" in error for error in report.errors)
     assert files(filled) == before
+
+
+def test_any_damage_at_the_beginning_of_a_node_is_called_so(filled, monkeypatch):
+    _, base, path, offset, _ = filled.tree("a").view().manifest.root.location.split(":")
+    place, at = filled._where.folder / f"{base}{path}", int(offset)
+    data = place.read_bytes()
+    for i in range(at, at + 40):
+        for flipped in (0x01, 0x80, 0xFF):
+            place.write_bytes(data[:i] + bytes([data[i] ^ flipped]) + data[i + 1 :])
+            monkeypatch.setattr("dvid_dask.store.backend._backends", weakref.WeakValueDictionary())
+            view = Store.open(filled.url).tree("a").view()
+            for use in (lambda: list(view.keys()), lambda: view._results([b"k0007"]), lambda: view.get(b"k0007")):
+                with pytest.raises(BadStore, match="missing or damaged|is missing|is damaged"):
+                    use()
 
 
 def test_one_missing_file_is_named(filled, fresh):
