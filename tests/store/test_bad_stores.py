@@ -171,9 +171,9 @@ def test_any_damage_at_the_beginning_of_a_node_is_called_so(filled, monkeypatch)
             place.write_bytes(data[:i] + bytes([data[i] ^ flipped]) + data[i + 1 :])
             monkeypatch.setattr("dvid_dask.store.backend._backends", weakref.WeakValueDictionary())
             view = Store.open(filled.url).tree("a").view()
-            for use in (lambda: list(view.keys()), lambda: view._results([b"k0007"]), lambda: view.get(b"k0007")):
+            for use in (lambda v: list(v.keys()), lambda v: v._results([b"k0007"]), lambda v: v.get(b"k0007")):
                 with pytest.raises(BadStore, match="missing or damaged|is missing|is damaged"):
-                    use()
+                    use(view)
 
 
 def test_one_missing_file_is_named(filled, fresh):
