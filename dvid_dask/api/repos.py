@@ -115,7 +115,7 @@ def get_info(request: VersionRequest) -> Response:
     """
     visible = visible_of(request, request.repo)
     if visible is not None and request.repo.root not in visible:
-        raise NotPermitted(f"nothing of repository {request.repo.root} is public")
+        raise BadRequest(f"nothing of repository {request.repo.root} is public")
     return json(request.repo.to_json(visible))
 
 

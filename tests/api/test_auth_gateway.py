@@ -470,7 +470,7 @@ def test_a_mode_for_insiders_alone_protects_nothing(guarded, gateway):
     assert len(client.get("/api/repos/info", headers=inside | bearer("t-root")).json()) == 2
     path = f"/api/repo/{client.world.mouse}/info"
     assert client.get(path).status_code == 200
-    assert client.get(path, headers=inside).status_code == 403
+    assert client.get(path, headers=inside).status_code == 400  # as in DVID
 
 
 def test_the_fake_persons_are_what_the_gateway_sends():
